@@ -1,0 +1,52 @@
+# Every target does its own set-up into .venv; from the second time on it starts at once.
+# Needs make and Python 3.11 or newer: PYTHON=python3.12 make demo picks another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo lab test test-full check notebooks
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(VENV)/.all ## install everything: commands, peers, notebooks, development tools
+
+demo: $(VENV)/.core ## measure recipes on a trained model, print the table, write report.html
+	$(BIN)/labkit demo
+
+lab: $(VENV)/.notebooks ## open JupyterLab on notebooks/
+	$(BIN)/jupyter lab notebooks
+
+test: $(VENV)/.dev ## run the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+test-full: $(VENV)/.dev ## run all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## lint, format, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+notebooks: $(VENV)/.notebooks ## execute every notebook in place, so that it is committed with its outputs
+	@if ls notebooks/*.ipynb >/dev/null 2>&1; \
+	then $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb; \
+	else echo "notebooks/ holds no notebook yet: nothing to execute"; fi
+
+# One stamp for each set of extras. It is older than what it depends on when pyproject or a pinned version has changed.
+$(VENV)/.core: extras :=
+$(VENV)/.dev: extras := [dev,hub,parquet,peers]
+$(VENV)/.notebooks: extras := [notebooks]
+$(VENV)/.all: extras := [all]
+$(VENV)/.core $(VENV)/.dev $(VENV)/.notebooks $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".$(extras)"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    f"labkit needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}; set PYTHON to a newer one")'
+	$(PYTHON) -m venv $(VENV)

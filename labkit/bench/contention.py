@@ -1,0 +1,75 @@
+"""Contention: the share of this machine's core time that went to others while something was measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_STAT = Path("/proc/stat")
+_IDLE = (3, 4)  # fields of a cpu line: idle, iowait
+_COUNTED = 8  # user nice system idle iowait irq softirq steal; guest time is inside user time already
+
+
+@dataclass(frozen=True)
+class CoreTime:
+    """Core time so far, in seconds: of all work on the cores we may use, with what the hypervisor took, and of ours."""
+
+    wall_s: float
+    busy_s: float | None
+    own_s: float
+    num_cores: int
+
+    @classmethod
+    def now(cls) -> CoreTime:
+        """Read the clocks. `busy_s` is None where there is no /proc/stat."""
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+        return cls(time.perf_counter(), _busy_s(cores), _own_s(), len(cores))
+
+    def contention(self, later: CoreTime) -> float:
+        """Share of core time (0 to 1) that others took until `later`; 0 where the system does not tell.
+
+        The kernel counts in ticks of 10 ms, so intervals below 0.1 s are coarse: judge them together.
+        """
+        elapsed_s = (later.wall_s - self.wall_s) * self.num_cores
+        if self.busy_s is None or later.busy_s is None or elapsed_s <= 0:
+            return 0.0
+        alien_s = (later.busy_s - self.busy_s) - (later.own_s - self.own_s)
+        return min(1.0, max(0.0, alien_s / elapsed_s))
+
+
+def _busy_s(cores: set[int]) -> float | None:
+    try:
+        lines = _STAT.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    ticks = 0
+    for line in lines:
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
+            ticks += sum(int(field) for index, field in enumerate(fields[:_COUNTED]) if index not in _IDLE)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    """CPU time of this process and of the processes it started, the ended ones included."""
+    own = os.times()
+    seconds = own.user + own.system + own.children_user + own.children_system
+    if not _has_children():
+        return seconds
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        try:
+            used = child.cpu_times()
+        except psutil.NoSuchProcess:  # ended since it was listed; its parent has its time
+            continue
+        seconds += used.user + used.system
+    return seconds
+
+
+def _has_children() -> bool:
+    """Whether this process has live children, as far as can be told without reading the whole process table."""
+    lists = list(Path("/proc/self/task").glob("*/children"))
+    return not lists or any(path.read_text(encoding="ascii").strip() for path in lists)

@@ -1,0 +1,110 @@
+"""Limit and prediction: the least time that physics allows a pass, and the time it should take with known overheads.
+
+Limit: each step takes at least its bytes over the bandwidth of its working set, and at least its FLOPs over their rate.
+Prediction: the limit's terms, what measured kernels take beyond them, and dispatch; it has a residual. Source of the
+limit: Williams, Waterman and Patterson, Roofline: An Insightful Visual Performance Model (2009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from labkit.bench.ceilings import Ceilings
+from labkit.core.cost import Cost, Phase
+
+_SHARED_RATES = ("decode_tok_per_s", "output_tok_per_s")  # rates that a limit and a Run both state, the purer first
+
+
+def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -> dict[str, Any]:
+    """The least time of a pass and the highest rates, as plain data; {} for a System that states no cost.
+
+    Each phase by name: `{"seconds", "step_s", "bound"}` with bound "memory" or "compute"; then `pass_s`,
+    `output_tok_per_s`, `decode_tok_per_s` where there is decoding, `prefill_tok_per_s` where `prompt_tokens` of the
+    whole pass are given, and the `origin` of the ceilings.
+    """
+    if not cost.phases:
+        return {}
+    phases: dict[str, Any] = {}
+    for name, phase in cost.phases.items():
+        memory_s, compute_s = _memory_s(phase, ceilings), _compute_s(phase, ceilings)
+        step_s = max(memory_s, compute_s)
+        bound = "memory" if memory_s >= compute_s else "compute"
+        phases[name] = {"seconds": phase.num_steps * step_s, "step_s": step_s, "bound": bound}
+    rates = _rates(cost, {name: phase["seconds"] for name, phase in phases.items()}, prompt_tokens)
+    return {**phases, **rates, "origin": ceilings.origin}
+
+
+def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, float | None] | None = None) -> dict[str, Any]:
+    """The time a pass should take, as plain data, split into terms; {} for a System that states no cost.
+
+    `kernels` holds, by phase, the measured seconds per step of all linear layers together, None where not measured.
+    Each phase by name: `{"seconds", "terms"}`; then `terms` of the whole pass, `pass_s` and the rates of `limit`.
+    Terms, in seconds: each kind of bytes over bandwidth (`weights`, `kv_cache`, …), `flops` by which arithmetic
+    outlasts memory, `kernels` by which measured layers outlast weights and arithmetic, `dispatch` of every operation.
+    Raises ValueError for ceilings without a dispatch cost: a datasheet gives limits only.
+    """
+    if ceilings.dispatch_s is None:
+        raise ValueError(f"ceilings: {ceilings.name} ({ceilings.origin}) have no dispatch cost; expected measured ones")
+    if not cost.phases:
+        return {}
+    phases: dict[str, Any] = {}
+    for name, phase in cost.phases.items():
+        terms = _step_terms(phase, ceilings, ceilings.dispatch_s, (kernels or {}).get(name))
+        terms = {term: phase.num_steps * step_s for term, step_s in terms.items()}
+        phases[name] = {"seconds": sum(terms.values()), "terms": terms}
+    totals: dict[str, float] = {}
+    for phase in phases.values():
+        for term, seconds in phase["terms"].items():
+            totals[term] = totals.get(term, 0.0) + seconds
+    return {**phases, "terms": totals, **_rates(cost, {name: phase["seconds"] for name, phase in phases.items()}, None)}
+
+
+def share(limit: Mapping[str, Any], metrics: Mapping[str, Any]) -> float | None:
+    """Part of the limit that a Run's metrics reached (1 = all), on the decoding rate or else the output rate.
+
+    None where the two have no rate in common.
+    """
+    return _ratio(metrics, limit)
+
+
+def residual(prediction: Mapping[str, Any], metrics: Mapping[str, Any]) -> float | None:
+    """Measured time over predicted time, minus 1: above 0 a Run took longer than the prediction explains."""
+    ratio = _ratio(metrics, prediction)
+    return None if ratio is None else 1 / ratio - 1
+
+
+def _ratio(metrics: Mapping[str, Any], rates: Mapping[str, Any]) -> float | None:
+    for name in _SHARED_RATES:
+        if metrics.get(name) and rates.get(name):
+            return float(metrics[name]["value"]) / float(rates[name])
+    return None
+
+
+def _step_terms(phase: Phase, ceilings: Ceilings, dispatch_s: float, kernel_s: float | None) -> dict[str, float]:
+    bandwidth = ceilings.bandwidth(phase.step_bytes)
+    terms = {kind: num_bytes / bandwidth for kind, num_bytes in phase.bytes_by_kind.items()}
+    terms["flops"] = max(0.0, _compute_s(phase, ceilings) - sum(terms.values()))
+    explained_s = terms.get("weights", 0.0) + terms["flops"]
+    terms["kernels"] = 0.0 if kernel_s is None else max(0.0, kernel_s - explained_s)
+    terms["dispatch"] = phase.kernel_launches * dispatch_s
+    return terms
+
+
+def _memory_s(phase: Phase, ceilings: Ceilings) -> float:
+    return phase.step_bytes / ceilings.bandwidth(phase.step_bytes)
+
+
+def _compute_s(phase: Phase, ceilings: Ceilings) -> float:
+    return sum(flops / ceilings.flops(dtype) for dtype, flops in phase.flops_by_dtype.items())
+
+
+def _rates(cost: Cost, seconds: Mapping[str, float], prompt_tokens: int | None) -> dict[str, float]:
+    """`pass_s`, and tokens over the time of the phases that yield them; rates over no time are absent."""
+    pass_s = sum(seconds.values())
+    parts = {"output_tok_per_s": (sum(phase.num_outputs for phase in cost.phases.values()), pass_s)}
+    if "decode" in cost.phases:
+        parts["decode_tok_per_s"] = (cost.phases["decode"].num_outputs, seconds["decode"])
+    if "prefill" in cost.phases and prompt_tokens is not None:
+        parts["prefill_tok_per_s"] = (prompt_tokens, seconds["prefill"])
+    return {"pass_s": pass_s} | {name: num / time_s for name, (num, time_s) in parts.items() if time_s > 0}

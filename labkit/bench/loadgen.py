@@ -1,0 +1,120 @@
+"""Arrivals: open-loop load, and how late it was sent.
+
+Requests are sent at their intended times whether or not the System keeps up, so a System that stalls is charged for
+every request that arrived meanwhile (Tene's "coordinated omission" is what happens otherwise).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from types import TracebackType
+
+import numpy as np
+
+from labkit.core.trace import Trace
+
+_FINE_S = 2e-3  # before the intended time from which sleep goes in short steps: a long sleep may end late
+_STEP_S = 2e-4
+_SWITCH_S = 5e-4  # a tenth of Python's default: how long the serving thread may keep the interpreter from the generator
+
+
+class Arrivals:
+    """Sends requests at `times_s` (ascending seconds after `start_ns` on `perf_counter_ns`) from a thread of its own.
+
+    A context manager: the thread lives inside it. Requests that are due at entry need no thread, so `offline` workloads
+    start none.
+    """
+
+    def __init__(self, times_s: Sequence[float], start_ns: int) -> None:
+        self._times_s = times_s
+        self._start_ns = start_ns
+        self._sent: SimpleQueue[tuple[int, float]] = SimpleQueue()
+        self._waited_for: list[tuple[int, float]] = []
+        self._num_handed_over = 0
+        self._stop = Event()
+        self._thread: Thread | None = None
+        self._switch_interval_s = sys.getswitchinterval()
+
+    def __enter__(self) -> Arrivals:
+        num_due = 0
+        while num_due < len(self._times_s) and self._times_s[num_due] <= self._now_s():
+            self._sent.put((num_due, self._now_s()))
+            num_due += 1
+        if num_due < len(self._times_s):
+            sys.setswitchinterval(_SWITCH_S)
+            self._thread = Thread(target=self._send, args=(num_due,), name="load generator", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            sys.setswitchinterval(self._switch_interval_s)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every request has been handed over by `due`."""
+        return self._num_handed_over == len(self._times_s)
+
+    def due(self) -> list[tuple[int, float]]:
+        """Requests sent since the last call, as (index, time sent in seconds after the start). Never blocks."""
+        sent, self._waited_for = self._waited_for, []
+        try:
+            while True:
+                sent.append(self._sent.get_nowait())
+        except Empty:
+            self._num_handed_over += len(sent)
+            return sent
+
+    def wait(self, timeout: float) -> bool:
+        """Block until a request is due or `timeout` seconds have passed; whether one is due."""
+        if not self._waited_for and not self.is_exhausted:
+            try:
+                self._waited_for.append(self._sent.get(timeout=timeout))
+            except Empty:
+                return False
+        return bool(self._waited_for)
+
+    def _send(self, first: int) -> None:
+        for index in range(first, len(self._times_s)):
+            while (left_s := self._times_s[index] - self._now_s()) > 0:
+                if left_s > _FINE_S:
+                    self._stop.wait(left_s - _FINE_S)
+                else:
+                    time.sleep(min(left_s, _STEP_S))
+                if self._stop.is_set():
+                    return
+            self._sent.put((index, self._now_s()))
+
+    def _now_s(self) -> float:
+        return (time.perf_counter_ns() - self._start_ns) * 1e-9
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How late requests were sent, in seconds after their intended time."""
+
+    p50_s: float
+    p99_s: float
+    max_s: float
+    num_requests: int
+
+    @classmethod
+    def of(cls, traces: Iterable[Trace]) -> Lag | None:
+        """Lag over all requests, None where there are none.
+
+        Of what was sent, not an estimate of what might be: below 100 requests the p99 is the largest.
+        """
+        lags = [request.sent_s - request.arrival_s for trace in traces for request in trace.requests]
+        if not lags:
+            return None
+        p50_s, p99_s, max_s = np.percentile(lags, (50, 99, 100), method="inverted_cdf")
+        return cls(float(p50_s), float(p99_s), float(max_s), len(lags))

@@ -1,0 +1,177 @@
+"""Measuring one System in its own process: warm it up, run passes, and know what the measuring itself costs."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from labkit.bench.contention import CoreTime
+from labkit.bench.system import System
+from labkit.core.effort import EFFORTS
+from labkit.core.errors import UsageError
+from labkit.core.metrics import pass_values
+from labkit.core.stats import FloatArray
+from labkit.core.trace import Trace
+from labkit.core.workload import WorkloadSpec
+
+MIN_NEW_TOKENS = 2  # a pass that decodes at all
+
+_NUM_WINDOWS = 3
+_PASSES_PER_WINDOW = 3
+_AGREEMENT = 0.02
+_NOISE_FACTOR = 3.0
+
+_CALIBRATION_REPEATS = 3
+_CALIBRATION_SHAPE = (16, 64, 64)  # matrices that stay in the second-level cache, too small to be spread over threads
+_CALIBRATION_GEMMS = 32
+_CALIBRATION_STREAM_BYTES = 2**26  # more than most last-level caches
+
+
+class Measured(NamedTuple):
+    """One pass: its Trace and the share of core time (0 to 1) that other processes took meanwhile."""
+
+    trace: Trace
+    contention: float
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """How a System came up to speed.
+
+    Attributes:
+        warmup_s: seconds from the first pass to the last, all that is compiled or probed on first use included.
+        is_steady: whether the last three windows agreed before the cap.
+        num_passes: how many passes were looked at.
+        pass_s: seconds that a pass of all its new tokens takes; foretold where `token_share` is below 1.
+        token_share: part of the new tokens that the warm-up's passes ran, and that measured ones should.
+    """
+
+    warmup_s: float
+    is_steady: bool
+    num_passes: int
+    pass_s: float
+    token_share: float
+
+
+def warm_up(system: System, spec: WorkloadSpec, *, effort: str) -> Warmup:
+    """Run passes until three windows' medians agree within max(2 %, 3 × noise), or the effort's cap has passed.
+
+    A window is three passes, or one where nine would not fit in the cap; three windows are always run. Passes have the
+    shape of the measured ones and prompts that no measured pass has. A System too slow for the effort's pass length is
+    found out with two new tokens and warmed up with as many as fit; under `server` load arrivals set the length.
+
+    Raises:
+        UsageError: no effort has that name, or the System cannot serve the workload.
+    """
+    if effort not in EFFORTS:
+        raise UsageError.unknown("effort", effort, EFFORTS)
+    limits, indices, start_s = EFFORTS[effort], count(-1, -1), time.perf_counter()
+    token_share = 1.0
+    if spec.scenario != "server":
+        least = shortened(spec, 0.0)
+        _pass(system, least, next(indices))  # what is done once, on first use, does not count
+        token_share = limits.token_share(_whole_pass_s(_pass(system, least, next(indices)).trace, least, spec))
+    fitting = shortened(spec, token_share)
+    passes_s: list[float] = []
+    while True:
+        trace = _pass(system, fitting, next(indices)).trace
+        passes_s.append(trace.duration_s)
+        window = _PASSES_PER_WINDOW if _NUM_WINDOWS * _PASSES_PER_WINDOW * passes_s[-1] <= limits.warmup_cap_s else 1
+        warmup_s, steady = time.perf_counter() - start_s, is_steady(passes_s, window=window)
+        if len(passes_s) >= _NUM_WINDOWS and (steady or warmup_s >= limits.warmup_cap_s):
+            return Warmup(warmup_s, steady, len(passes_s), _whole_pass_s(trace, fitting, spec), token_share)
+
+
+def is_steady(passes_s: Sequence[float], *, window: int) -> bool:
+    """Whether the medians of the last three windows of pass times agree within max(2 %, 3 × noise).
+
+    The noise is taken from second differences, which a steady trend leaves at zero: a System that is still getting
+    faster must not pass for a noisy one.
+    """
+    if len(passes_s) < _NUM_WINDOWS * window:
+        return False
+    last = np.log(passes_s[-_NUM_WINDOWS * window :])
+    medians = np.median(last.reshape(_NUM_WINDOWS, window), axis=1)
+    noise = math.sqrt(float(np.mean(np.diff(last, n=2) ** 2)) / 6)  # 6: variance of x - 2y + z
+    return float(np.ptp(medians)) <= max(_AGREEMENT, _NOISE_FACTOR * noise)
+
+
+def measure_pass(system: System, spec: WorkloadSpec, index: int, *, token_share: float = 1.0) -> Measured:
+    """Measure pass `index` (0 or more): prompts drawn and prepared outside the clock, garbage collection off inside it.
+
+    Raises:
+        UsageError: the System cannot serve the workload. ValueError: a negative index, which warm-up passes have.
+    """
+    if index < 0:
+        raise ValueError(f"index: expected 0 or more, got {index}; negative ones are for warm-up")
+    return _pass(system, shortened(spec, token_share), index)
+
+
+def shortened(spec: WorkloadSpec, token_share: float) -> WorkloadSpec:
+    """The workload with this share of its new tokens: at least 2, at most all. What a slow recipe runs."""
+    num = max(MIN_NEW_TOKENS, round(token_share * spec.new_tokens))
+    return replace(spec, new_tokens=min(spec.new_tokens, num))
+
+
+def calibrate() -> float:
+    """Seconds of a fixed NumPy kernel of 10 to 20 ms, best of three: changes when the machine does, not when we do.
+
+    Half of it multiplies matrices in cache (clock speed), half reads memory (bandwidth and other readers), on one core:
+    what threads wait for each other is the scheduler's doing, which contention accounts for.
+    """
+    matrices, stream = _calibration_data()
+    product = np.empty_like(matrices)
+    best_ns = math.inf
+    for _ in range(_CALIBRATION_REPEATS):
+        start_ns = time.perf_counter_ns()
+        for _ in range(_CALIBRATION_GEMMS):
+            np.matmul(matrices, matrices, out=product)
+        stream.sum()
+        best_ns = min(best_ns, time.perf_counter_ns() - start_ns)
+    return best_ns * 1e-9
+
+
+@lru_cache(maxsize=1)
+def _calibration_data() -> tuple[npt.NDArray[np.float32], FloatArray]:
+    return np.full(_CALIBRATION_SHAPE, 1 / 64, dtype=np.float32), np.ones(_CALIBRATION_STREAM_BYTES // 8)
+
+
+def _whole_pass_s(trace: Trace, fitting: WorkloadSpec, spec: WorkloadSpec) -> float:
+    """Seconds of a pass over `spec`, foretold from one that ran fewer new tokens at the rate of its decoding."""
+    rate = pass_values(trace).get("decode_tok_per_s")
+    num_left = spec.num_requests * (spec.new_tokens - fitting.new_tokens)
+    return trace.duration_s + (num_left / rate if rate is not None else 0.0)
+
+
+def _pass(system: System, spec: WorkloadSpec, index: int) -> Measured:
+    prepared = system.prepare(spec.draw(index))
+    with _garbage_kept():
+        before = CoreTime.now()
+        trace = system.serve(prepared)
+        after = CoreTime.now()
+    return Measured(trace, before.contention(after))
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """No collection inside; what is alive at entry is not looked at again until the end."""
+    was_enabled = gc.isenabled()
+    gc.collect(1)  # the young: what the last pass left; all of a worker's objects would take longer than many a pass
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,72 @@
+"""Effort: how long a measurement may take, and so how much it can say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labkit.core.inference import MAX_BLOCKS, MIN_BLOCKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """One level of care.
+
+    Attributes:
+        warmup_cap_s: longest warm-up of one recipe, in seconds; three windows are always run.
+        min_blocks, max_blocks: range in which a pilot fixes the number of blocks; equal where it has no say.
+        target_pass_s: length of one pass in seconds above which a recipe runs fewer tokens.
+        num_processes: fresh processes that the blocks of each recipe are spread over.
+        quality_tokens: tokens on which the output is compared with the fp32 reference.
+        proof_prompts: prompts on which exact techniques are proven to leave the output as it was.
+    """
+
+    name: str
+    warmup_cap_s: float
+    min_blocks: int
+    max_blocks: int
+    target_pass_s: float
+    num_processes: int
+    quality_tokens: int
+    proof_prompts: int
+
+    def token_share(self, pass_s: float) -> float:
+        """Part of the new tokens (0 to 1) that a recipe runs whose whole pass takes `pass_s` seconds."""
+        return min(1.0, self.target_pass_s / pass_s)
+
+
+EFFORTS: dict[str, Effort] = {
+    effort.name: effort
+    for effort in (
+        Effort(
+            name="quick",
+            warmup_cap_s=2.0,
+            min_blocks=MIN_BLOCKS,
+            max_blocks=MIN_BLOCKS,
+            target_pass_s=0.5,
+            num_processes=1,
+            quality_tokens=512,
+            proof_prompts=4,
+        ),
+        Effort(
+            name="standard",
+            warmup_cap_s=60.0,
+            min_blocks=MIN_BLOCKS,
+            max_blocks=MAX_BLOCKS,
+            target_pass_s=2.0,
+            num_processes=1,
+            quality_tokens=4096,
+            proof_prompts=16,
+        ),
+        Effort(
+            name="rigorous",
+            warmup_cap_s=60.0,
+            min_blocks=MAX_BLOCKS,
+            max_blocks=MAX_BLOCKS,
+            target_pass_s=4.0,
+            num_processes=5,
+            quality_tokens=16384,
+            proof_prompts=32,
+        ),
+    )
+}
+"""The levels, from the shortest to the one that a published table needs."""

@@ -1,0 +1,214 @@
+"""Machine: the computer a Run was measured on. Two Runs compare only where their machines' fingerprints agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from labkit.core.errors import Unavailable, UsageError
+
+DEVICES = ("cpu", "cuda")
+
+_LIBRARIES = ("numpy", "torch", "tensorflow", "transformers", "llama-cpp-python", "scikit-learn", "torchao", "gensim")
+_ISA = re.compile(r"^(avx|avx2|fma|f16c|avx512.*|avx_vnni|amx_.*|asimd.*|sve.*|i8mm|bf16)$")
+_NOT_COMPARED = ("commit", "labkit")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What can change a figure without the recipe changing.
+
+    Attributes:
+        host: a digest that tells hosts apart without naming them.
+        num_cores: cores this process may use; num_physical_cores: those the machine has.
+        isa: vector extensions, as the kernel names them. caches_bytes: by level, of one core or of those that share it.
+        gpu, gpu_memory_bytes, driver: the first NVIDIA GPU, None without one.
+        versions: of Python and the libraries that are installed.
+        labkit, commit: version of labkit and its Git commit, '' outside a checkout; recorded, not compared.
+    """
+
+    host: str
+    os: str
+    cpu: str
+    num_cores: int
+    num_physical_cores: int | None
+    isa: tuple[str, ...]
+    caches_bytes: Mapping[str, int]
+    memory_bytes: int
+    gpu: str | None
+    gpu_memory_bytes: int | None
+    driver: str | None
+    versions: Mapping[str, str]
+    labkit: str = field(default="")
+    commit: str = field(default="")
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of every field that must agree for a comparable pair: all but labkit's own version and commit."""
+        compared = {key: value for key, value in asdict(self).items() if key not in _NOT_COMPARED}
+        return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with the fingerprint."""
+        return asdict(self) | {"isa": list(self.isa), "fingerprint": self.fingerprint}
+
+
+def machine(device: str = "cpu") -> Machine:
+    """Describe this machine and check that it has `device`.
+
+    The GPU is part of the description whatever the device, so that Runs on CPU and GPU of one host compare.
+
+    Raises:
+        UsageError: the device is neither "cpu" nor "cuda".
+        Unavailable: "cuda" on a machine without an NVIDIA GPU and driver.
+    """
+    if device not in DEVICES:
+        raise UsageError.unknown("device", device, DEVICES)
+    described = _describe()
+    if device == "cuda" and described.gpu is None:
+        raise Unavailable("device 'cuda' was asked for; nvidia-smi finds no GPU here; allowed: cpu")
+    return described
+
+
+def free_memory_bytes(device: str = "cpu") -> int:
+    """Bytes that can still be allocated on `device`, within the limit of the container if there is one.
+
+    Raises:
+        Unavailable: "cuda" on a machine without an NVIDIA GPU.
+    """
+    import psutil
+
+    if device == "cuda":
+        machine(device)
+        return _query_gpu("memory.free")[0]
+    available = int(psutil.virtual_memory().available)
+    limit = _cgroup_number("memory.max")
+    used = _cgroup_number("memory.current")
+    return available if limit is None or used is None else max(0, min(available, limit - used))
+
+
+def usable_cores() -> int:
+    """Cores that affinity and the container's quota leave to this process."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _read(_CGROUP / "cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        return max(1, min(allowed, int(quota) // int(period)))
+    return allowed
+
+
+@lru_cache(maxsize=1)
+def _describe() -> Machine:
+    import psutil
+
+    gpu, gpu_memory_bytes, driver = _gpu()
+    memory_bytes = int(psutil.virtual_memory().total)
+    cpuinfo = _read(Path("/proc/cpuinfo"))
+    return Machine(
+        host=_host(),
+        os=f"{platform.system()} {platform.release()}",
+        cpu=_cpu_field(cpuinfo, "model name") or platform.processor() or platform.machine(),
+        num_cores=usable_cores(),
+        num_physical_cores=psutil.cpu_count(logical=False),
+        isa=_isa(cpuinfo),
+        caches_bytes=_caches(),
+        memory_bytes=min(memory_bytes, _cgroup_number("memory.max") or memory_bytes),
+        gpu=gpu,
+        gpu_memory_bytes=gpu_memory_bytes,
+        driver=driver,
+        versions={"python": platform.python_version()} | _versions(_LIBRARIES),
+        labkit=_versions(("labkit",)).get("labkit", ""),
+        commit=_commit(),
+    )
+
+
+def _host() -> str:
+    name = platform.node() + _read(Path("/etc/machine-id"))
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def _cpu_field(cpuinfo: str, key: str) -> str:
+    found = re.search(rf"^{key}\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _isa(cpuinfo: str) -> tuple[str, ...]:
+    flags = _cpu_field(cpuinfo, "flags") or _cpu_field(cpuinfo, "Features")
+    return tuple(sorted(flag for flag in set(flags.split()) if _ISA.match(flag)))
+
+
+def _caches() -> dict[str, int]:
+    """Data caches of core 0 by level, such as {"L1": 32768}; empty where the kernel does not tell."""
+    caches = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        size = _read(index / "size").strip()
+        if _read(index / "type").strip() != "Instruction" and size[:-1].isdigit():
+            unit = {"K": 2**10, "M": 2**20}.get(size[-1], 1)
+            caches[f"L{_read(index / 'level').strip()}"] = int(size[:-1]) * unit
+    return caches
+
+
+@lru_cache(maxsize=1)
+def _gpu() -> tuple[str | None, int | None, str | None]:
+    """Name, memory in bytes and driver of the first GPU. Asked of nvidia-smi, so that no CUDA context is made."""
+    if shutil.which("nvidia-smi") is None:
+        return None, None, None
+    text = _run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
+    name, _, driver = text.partition("\n")[0].partition(", ")
+    return (name, _query_gpu("memory.total")[0], driver) if driver else (None, None, None)
+
+
+def _query_gpu(field_name: str) -> list[int]:
+    """A memory figure of every GPU, in bytes."""
+    text = _run(["nvidia-smi", f"--query-gpu={field_name}", "--format=csv,noheader,nounits"])
+    return [int(line) * 2**20 for line in text.splitlines() if line.strip().isdigit()]
+
+
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    installed = {}
+    for name in names:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def _commit() -> str:
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists() or shutil.which("git") is None:
+        return ""
+    return _run(["git", "-C", str(checkout), "rev-parse", "--quiet", "--verify", "HEAD"]).strip()
+
+
+def _cgroup_number(name: str) -> int | None:
+    """A figure of this container, None where it has none or no limit."""
+    text = _read(_CGROUP / name).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _run(command: list[str]) -> str:
+    """Standard output of a command that may fail or hang; '' then, since what it tells is optional."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _read(path: Path) -> str:
+    """Content of a file of the kernel, '' where this system has none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

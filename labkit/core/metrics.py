@@ -1,0 +1,150 @@
+"""Metrics: what the event logs of a Run's passes say, as one number per pass or as estimates over all of them.
+
+    ttft_s             intended arrival → first output
+    queue_s            intended arrival → work on it began; the part of ttft_s that was waiting
+    prefill_s          work on it began → first output; the rest of ttft_s
+    itl_s              every gap between consecutive outputs of a request, pooled
+    tpot_s             (done − first output) / (outputs − 1), one value per request
+    e2e_s              intended arrival → last output
+    output_tok_per_s   outputs over the pass, or over its steady window under open-loop load
+    requests_per_s     requests done over the same time
+    prefill_tok_per_s  prompt tokens over the time in which some request was in prefill
+    decode_tok_per_s   outputs after each request's first over the time in which some request was in decode
+
+The last two count time once however many requests share it: for a batch it is the time from the earliest first output
+to the last one, for requests one after another the sum of theirs. What is undefined is absent, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from labkit.core.inference import sign_flip_interval
+from labkit.core.stats import MIN_GROUPS, Estimate, bootstrap, missing_samples, percentile, pooled_percentile
+from labkit.core.trace import RequestTrace, Trace
+from labkit.core.workload import Scenario
+
+PERCENTILES = (50, 90, 95, 99)
+
+RATES = ("output_tok_per_s", "requests_per_s", "prefill_tok_per_s", "decode_tok_per_s")
+"""Metrics of a whole pass, of which more is better."""
+
+LATENCIES: dict[str, Callable[[RequestTrace], list[float]]] = {
+    "ttft_s": lambda request: [request.output_s[0] - request.arrival_s],
+    "queue_s": lambda request: [request.scheduled_s - request.arrival_s],
+    "prefill_s": lambda request: [request.output_s[0] - request.scheduled_s],
+    "itl_s": lambda request: [later - earlier for earlier, later in pairwise(request.output_s)],
+    "tpot_s": lambda request: _time_per_output(request.output_s),
+    "e2e_s": lambda request: [request.output_s[-1] - request.arrival_s],
+}
+"""Metrics of a request, of which less is better: the values that one request with outputs contributes."""
+
+_PASS_LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
+
+
+def pass_values(trace: Trace, *, scenario: Scenario = "offline") -> dict[str, float]:
+    """One number per metric for one pass: its rates, and the median of `ttft_s`, `tpot_s` and `e2e_s` over requests.
+
+    Under `server` load `output_tok_per_s` and `requests_per_s` hold for the steady window: from the first output to
+    the last arrival, while there was both load and work done. Absent: a metric without data, or over no time at all.
+    """
+    served = [request for request in trace.requests if request.output_s]
+    start_s, end_s = 0.0, trace.duration_s
+    if served and scenario == "server":
+        start_s = min(request.output_s[0] for request in served)
+        end_s = max(request.arrival_s for request in trace.requests)
+    num_outputs = sum(start_s < at <= end_s for request in served for at in request.output_s)
+    num_done = sum(start_s < request.output_s[-1] <= end_s for request in served)
+    rates = {
+        "output_tok_per_s": (num_outputs, end_s - start_s),
+        "requests_per_s": (num_done, end_s - start_s),
+        "prefill_tok_per_s": (
+            sum(request.prompt_tokens for request in served),
+            _covered((request.scheduled_s, request.output_s[0]) for request in served),
+        ),
+        "decode_tok_per_s": (
+            sum(len(request.output_s) - 1 for request in served),
+            _covered((request.output_s[0], request.output_s[-1]) for request in served),
+        ),
+    }
+    values = {name: count / time_s for name, (count, time_s) in rates.items() if count > 0 and time_s > 0}
+    for name in _PASS_LATENCIES:
+        samples = [value for request in served for value in LATENCIES[name](request)]
+        if samples:
+            values[name] = median(samples)
+    return values
+
+
+def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dict[str, Any]:
+    """Estimates over all passes, as plain data.
+
+    - `NAME`: for each metric of `pass_values`, the geometric mean over passes with its sign-flip interval, as
+      `Estimate.to_dict()`. Absent unless every pass has it. Few passes lower the stated level, not the width.
+    - `NAME.p50`, `.p90`, `.p95`, `.p99`: for each latency, the percentile over requests (`itl_s`: over gaps), or None
+      where it is withheld for want of samples. Absent where there is no sample at all.
+    - `NAME.missing`: `{"p90": 12}`, how many more samples each withheld percentile needs at least. Absent where none
+      is withheld.
+
+    Requests of one pass are alike (they share a batch or a queue), and so are the gaps of one request. From 8 passes
+    (requests) on, intervals account for that; a median of single values is bootstrapped. See `core.stats`.
+    """
+    per_pass = [pass_values(trace, scenario=scenario) for trace in traces]
+    metrics: dict[str, Any] = {}
+    for name in (*RATES, *_PASS_LATENCIES):
+        values = [passed[name] for passed in per_pass if name in passed]
+        if values and len(values) == len(traces):
+            metrics[name] = geometric_mean(values).to_dict()
+    for name, samples_of in LATENCIES.items():
+        by_request = [[samples_of(request) for request in trace.requests if request.output_s] for trace in traces]
+        if name == "itl_s":
+            groups = [gaps for requests in by_request for gaps in requests if gaps]
+        else:
+            groups = [group for requests in by_request if (group := [value for one in requests for value in one])]
+        if groups:
+            metrics |= _percentiles(name, groups)
+    return metrics
+
+
+def geometric_mean(values: Sequence[float], *, level: float = 0.95) -> Estimate:
+    """Geometric mean of positive values `[n]`, one per pass, with the interval of `sign_flip_interval`.
+
+    Raises ValueError for an empty sequence and values that are not positive.
+    """
+    estimate = sign_flip_interval([math.log(value) for value in values], level=level)
+    return replace(estimate, value=math.exp(estimate.value), low=math.exp(estimate.low), high=math.exp(estimate.high))
+
+
+def _percentiles(name: str, groups: list[list[float]]) -> dict[str, Any]:
+    samples = [value for group in groups for value in group]
+    is_grouped = name == "itl_s" or (len(groups) >= MIN_GROUPS and len(samples) > len(groups))
+    metrics: dict[str, Any] = {}
+    missing: dict[str, int] = {}
+    for q in PERCENTILES:
+        if is_grouped:
+            estimate = pooled_percentile(groups, q)
+        else:
+            estimate = bootstrap(samples, "median") if q == 50 else percentile(samples, q)
+        metrics[f"{name}.p{q}"] = None if estimate is None else estimate.to_dict()
+        if estimate is None:
+            num_missing_groups = max(0, MIN_GROUPS - len(groups)) if is_grouped else 0
+            in_groups = math.ceil(num_missing_groups * len(samples) / len(groups))
+            missing[f"p{q}"] = max(1, missing_samples(len(samples), q), in_groups)
+    return metrics | ({f"{name}.missing": missing} if missing else {})
+
+
+def _time_per_output(output_s: Sequence[float]) -> list[float]:
+    return [(output_s[-1] - output_s[0]) / (len(output_s) - 1)] if len(output_s) > 1 else []
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of spans (start, end) on the time axis."""
+    covered, reach = 0.0, -math.inf
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, reach))
+        reach = max(reach, end)
+    return covered

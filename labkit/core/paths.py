@@ -1,0 +1,49 @@
+"""Where labkit reads its bundled data and where it writes: one folder, named by `LABKIT_HOME`."""
+
+import os
+from pathlib import Path
+
+from labkit.core.errors import UsageError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def data_path(*parts: str) -> Path:
+    """The path of a bundled data file or folder, in a checkout and in an installed wheel alike.
+
+    A wheel carries the data inside the package (`labkit/_data`), a checkout beside it (`data`). That the path exists
+    is not checked: whoever opens it knows what its absence means.
+    """
+    bundled = _PACKAGE / "_data"
+    root = bundled if bundled.is_dir() else _PACKAGE.parent / "data"
+    return root.joinpath(*parts)
+
+
+def home() -> Path:
+    """The only folder labkit writes to: `$LABKIT_HOME`, or `~/.local/share/labkit`; created on demand.
+
+    Raises:
+        UsageError: it cannot be created.
+    """
+    named = os.environ.get("LABKIT_HOME", "")
+    return _created(Path(named).expanduser().absolute() if named else Path.home() / ".local" / "share" / "labkit")
+
+
+def cache_folder() -> Path:
+    """The folder of what can be computed again (weights of named shapes, ceilings, reference logits).
+
+    Raises:
+        UsageError: it cannot be created.
+    """
+    return _created(home() / "cache")
+
+
+def _created(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"folder {str(folder)!r} for labkit's history and cache cannot be created: {error.strerror}; "
+            "set LABKIT_HOME to a folder that can be written"
+        ) from None
+    return folder

@@ -1,0 +1,81 @@
+"""DecoderCost: what serving a Workload with a decoder needs, from its sizes alone.
+
+Decoding reads every weight once a step for the whole batch and, with a cache, the keys and values of each sequence; without
+one it computes every earlier token again. Arithmetic is 2 FLOPs a weight and token, plus 4 a query-key pair and head element
+for attention (the accounting of Kaplan et al. 2020 and Pope et al. 2022).
+"""
+
+from dataclasses import dataclass
+
+from labkit.core.cost import Cost, Phase
+from labkit.core.workload import WorkloadSpec
+from labkit.model.config import ModelConfig
+
+LAUNCHES_PER_LAYER = 30
+"""Operations that a block dispatches in one step, views included; counted, and kept true by a test."""
+
+LAUNCHES_OUTSIDE = 12
+"""Operations of a step outside the blocks: input tensors, embedding, rotation, norm, head, sampling."""
+
+
+@dataclass(frozen=True)
+class DecoderCost:
+    """Sizes that cost follows from; optimizations replace fields.
+
+    `linear_bytes` and `head_bytes` are bytes a weight, scales included. `kv_bytes` is bytes of one stored key or value
+    element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
+    """
+
+    config: ModelConfig
+    spec: WorkloadSpec
+    batch: int = 1
+    linear_bytes: float = 4.0
+    head_bytes: float = 4.0
+    activation_bytes: float = 4.0
+    dtype: str = "fp32"
+    dtype_is_fixed: bool = False
+    is_cached: bool = False
+    kv_bytes: float = 4.0
+
+    @classmethod
+    def baseline(cls, config: ModelConfig, spec: WorkloadSpec) -> "DecoderCost":
+        """The naive System: fp32, no cache, one request at a time."""
+        return cls(config, spec)
+
+    @property
+    def weights_bytes(self) -> float:
+        """Weights that one step reads, in bytes."""
+        return self.config.num_linear_parameters * self.linear_bytes + self.config.num_head_parameters * self.head_bytes
+
+    def phases(self) -> Cost:
+        """Prefill (up to the first token of every request) and decode (all tokens after it)."""
+        spec = self.spec
+        width = 1 if spec.scenario == "single_stream" else min(self.batch, spec.num_requests)
+        waves = -(-spec.num_requests // width)
+        mean_context = spec.prompt_tokens + spec.new_tokens / 2
+        prefill = self._step(width, spec.prompt_tokens, past=0.0, num_steps=waves, num_outputs=spec.num_requests)
+        new, past = (1.0, mean_context) if self.is_cached else (mean_context, 0.0)
+        decode = self._step(
+            width,
+            new,
+            past=past,
+            num_steps=waves * (spec.new_tokens - 1),
+            num_outputs=spec.num_requests * (spec.new_tokens - 1),
+        )
+        return Cost({"prefill": prefill, "decode": decode} if spec.new_tokens > 1 else {"prefill": prefill})
+
+    def _step(self, width: int, new: float, *, past: float, num_steps: float, num_outputs: float) -> Phase:
+        """One step of `width` sequences that compute `new` tokens each behind `past` stored ones."""
+        config = self.config
+        pairs = new * past + new * (new + 1) / 2  # query-key pairs under the causal mask
+        attention = 4.0 * config.num_layers * config.num_heads * config.head_dim * pairs
+        linear = 2.0 * config.num_linear_parameters * new + 2.0 * config.num_head_parameters
+        kv_token = 2.0 * config.num_layers * config.num_kv_heads * config.head_dim * self.kv_bytes
+        kv = width * kv_token * (past + new) if self.is_cached else 0.0
+        return Phase(
+            num_steps=num_steps,
+            num_outputs=num_outputs,
+            bytes_by_kind={"weights": self.weights_bytes, "kv_cache": kv},
+            flops_by_dtype={self.dtype: width * (linear + attention)},
+            kernel_launches=LAUNCHES_PER_LAYER * config.num_layers + LAUNCHES_OUTSIDE,
+        )

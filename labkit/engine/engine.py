@@ -1,0 +1,193 @@
+"""Engine: a decoder model, its cache, scheduler, executor and sampler, advanced by `step()`; a System of the bench."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from labkit.bench.loadgen import Arrivals
+from labkit.core.cost import Cost
+from labkit.core.errors import UsageError
+from labkit.core.trace import Trace
+from labkit.core.workload import Request, Scenario, Workload, WorkloadSpec
+from labkit.engine.config import EngineConfig
+from labkit.engine.cost import DecoderCost
+from labkit.engine.sequence import Sequence
+from labkit.model.linear import CHOICES, QuantizedLinear
+from labkit.model.source import ModelSource
+from labkit.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Requests as token ids, checked to fit."""
+
+    scenario: Scenario
+    requests: tuple[tuple[Request, list[int]], ...]
+
+
+class Engine:
+    """Serves requests with one model.
+
+    Args:
+        model: finished weights, on their device.
+        source: where they come from; its tokenizer turns prompts into ids.
+        config: the mechanisms.
+        adjust_cost: what the Recipe changes in the baseline's cost.
+        cache_folder: where the reference for quality lies.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        source: ModelSource,
+        config: EngineConfig,
+        *,
+        device: str = "cpu",
+        adjust_cost: Callable[[DecoderCost], DecoderCost] = lambda cost: cost,
+        cache_folder: Path | None = None,
+    ) -> None:
+        self.model, self.source, self.config, self.device = model, source, config, device
+        self.cache_folder, self.adjust_cost = cache_folder, adjust_cost
+        self.cache = config.cache(model.config, model.dtype, device) if config.cache else None
+        self.executor = config.executor(model, self.cache)
+        self.scheduler = config.scheduler()
+        self.num_steps = 0
+
+    @torch.inference_mode()
+    def step(self, *, is_more_coming: bool, now_s: Callable[[], float]) -> list[Sequence]:
+        """Schedule, execute, sample, retire. Returns the sequences that moved; empty when there was nothing to do."""
+        sequences = self.scheduler.schedule(is_more_coming=is_more_coming)
+        started_s = now_s()
+        fresh = [sequence for sequence in sequences if sequence.scheduled_s is None]
+        for sequence in fresh:
+            sequence.scheduled_s = started_s
+        for group in (fresh, [sequence for sequence in sequences if sequence not in fresh]) if fresh else (sequences,):
+            if group:
+                tokens = self.config.sampler(self.executor.execute(group)).tolist()  # waits for the device
+                at_s = now_s()
+                for sequence, token in zip(group, tokens, strict=True):
+                    sequence.append(token, at_s)
+                self.num_steps += 1
+        finished = self.scheduler.retire()
+        if self.cache is not None and finished:
+            self.cache.release(finished)
+        return sequences
+
+    def prepare(self, workload: Workload) -> Prepared:
+        """Tokenize every prompt and cut it to length.
+
+        Raises:
+            UsageError: a request needs more positions than the model has.
+        """
+        limit = self.model.config.max_positions
+        prepared = []
+        for request in workload.requests:
+            ids = self.source.tokenizer.encode(request.prompt) if isinstance(request.prompt, str) else [*request.prompt]
+            ids = ids[: request.prompt_tokens]
+            if len(ids) < request.prompt_tokens:
+                raise UsageError(f"a prompt of {request.prompt_tokens} tokens was asked for, its text holds {len(ids)}")
+            if len(ids) + request.max_new_tokens > limit:
+                raise UsageError(
+                    f"{len(ids)} prompt and {request.max_new_tokens} new tokens were asked for; {self.source.name} holds "
+                    f"{limit} positions; lower --prompt-tokens or --new-tokens"
+                )
+            prepared.append((request, ids))
+        return Prepared(workload.scenario, tuple(prepared))
+
+    def serve(self, prepared: Prepared) -> Trace:
+        """Serve the requests to their last token; the clock runs from the call."""
+        sequences = [
+            Sequence(index, list(ids), request.max_new_tokens, request.arrival_s)
+            for index, (request, ids) in enumerate(prepared.requests)
+        ]
+        steps_before = self.num_steps
+        start_ns = time.perf_counter_ns()
+
+        def now_s() -> float:
+            return (time.perf_counter_ns() - start_ns) * 1e-9
+
+        try:
+            if prepared.scenario == "single_stream":
+                for sequence in sequences:
+                    sequence.arrival_s = sequence.sent_s = now_s()
+                    self.scheduler.add(sequence)
+                    while not sequence.is_finished:
+                        self.step(is_more_coming=False, now_s=now_s)
+            else:
+                self._serve_arrivals(sequences, start_ns, now_s)
+            duration_s = now_s()
+        except BaseException:
+            self._forget(sequences)
+            raise
+        counters = {"steps": float(self.num_steps - steps_before)}
+        return Trace(tuple(sequence.trace() for sequence in sequences), duration_s, counters)
+
+    def _serve_arrivals(self, sequences: list[Sequence], start_ns: int, now_s: Callable[[], float]) -> None:
+        num_left = len(sequences)
+        with Arrivals([sequence.arrival_s for sequence in sequences], start_ns) as arrivals:
+            while num_left:
+                for index, sent_s in arrivals.due():
+                    sequences[index].sent_s = sent_s
+                    self.scheduler.add(sequences[index])
+                moved = self.step(is_more_coming=not arrivals.is_exhausted, now_s=now_s)
+                num_left -= sum(sequence.is_finished for sequence in moved)
+                if not moved and num_left:
+                    arrivals.wait(timeout=1.0)
+
+    def _forget(self, sequences: list[Sequence]) -> None:
+        """Leave no trace of a pass that broke off."""
+        self.scheduler = self.config.scheduler()
+        if self.cache is not None:
+            self.cache.release(sequences)
+
+    def quality(self, effort: str) -> Mapping[str, float]:
+        """Quality against the fp32 reference; {} for random weights, whose text means nothing."""
+        from labkit.engine.quality import evaluate
+
+        return evaluate(self, effort)
+
+    def cost(self, spec: WorkloadSpec) -> Cost:
+        """What one pass should need."""
+        return self.adjust_cost(DecoderCost.baseline(self.model.config, spec)).phases()
+
+    def facts(self) -> Mapping[str, Any]:
+        """Weights in bytes, threads, dtype of activations, kernels chosen so far and their seconds per step."""
+        return {
+            "weights_bytes": weights_bytes(self.model),
+            "kv_cache_bytes": self.cache.num_bytes if self.cache is not None else 0,
+            "threads": torch.get_num_threads(),
+            "activations": str(self.model.dtype).removeprefix("torch."),
+            "kernels": {
+                f"int{shape.bits} {shape.out_features}x{shape.in_features}, {shape.rows} rows": choice.kernel.name
+                for shape, choice in CHOICES.items()
+            },
+            "kernel_s": self._kernel_seconds(),
+            "notes": ["random weights: speed only"] if self.source.has_random_weights else [],
+        }
+
+    def _kernel_seconds(self) -> dict[str, float | None]:
+        """Probed time of all quantized layers in one decode step and one prefill step, by the rows each one met."""
+        by_rows: dict[int, float] = {}
+        for module in self.model.modules():
+            if isinstance(module, QuantizedLinear):
+                for rows, seconds in module.seconds.items():
+                    by_rows[rows] = by_rows.get(rows, 0.0) + seconds
+        if not by_rows:
+            return {"prefill": None, "decode": None}
+        return {"prefill": by_rows[max(by_rows)], "decode": by_rows[min(by_rows)]}
+
+    def close(self) -> None:
+        """Give the memory back."""
+        del self.model, self.executor, self.cache
+
+
+def weights_bytes(model: nn.Module) -> int:
+    """Memory of all weights, in bytes, shared ones counted once."""
+    parameters = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
+    packed = sum(module.num_bytes for module in model.modules() if isinstance(module, QuantizedLinear))
+    return sum(parameters.values()) + packed

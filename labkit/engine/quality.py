@@ -1,0 +1,194 @@
+"""Output first, speed second: what a Recipe did to the output, against the fp32 reference.
+
+Quality (lossy techniques) compares logits on held-out text, teacher-forced: half of each window is prefilled and the rest
+decoded token by token through the Recipe's own cache and kernels. Proof (exact techniques) compares greedy tokens in fp32.
+References and proofs are cached under a hash of all that they depend on.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from labkit.core.effort import EFFORTS
+from labkit.core.stdlib import held_out_text
+from labkit.core.workload import WorkloadSpec
+from labkit.engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from labkit.engine.engine import Engine
+
+WINDOW = 128
+"""Tokens in a window of text, half of them context."""
+
+TIE_GAP = 1e-4
+"""Below this distance between the two best logits, the order of a sum may decide between them."""
+
+MAX_DIVERGED = 0.01
+"""Share of sequences that may diverge at such a tie (one sequence always may)."""
+
+PROOF_NEW_TOKENS = 32
+
+_REFERENCE_BYTES = 256 * 2**20
+
+
+def evaluate(engine: "Engine", effort: str) -> dict[str, float]:
+    """Quality of an engine's logits against the cached reference.
+
+    Returns:
+        perplexity; perplexity_ratio (1 is equal, lower is better); kl_mean and kl_p99, the divergence from the reference
+        in nats a token; same_top1_rate, how often the likeliest token agrees. {} for a model with random weights.
+    """
+    if engine.source.has_random_weights:
+        return {}
+    path = write_reference(engine, effort)
+    from safetensors.torch import load_file
+
+    reference = load_file(path)
+    windows = reference["windows"]
+    targets = windows[:, WINDOW // 2 + 1 :]
+    nll, nll_reference, kl, same = [], [], [], []
+    for index, logits in enumerate(score(engine, windows)):  # one position of all windows at a time
+        log_p = F.log_softmax(reference["logits"][:, index].float(), -1)
+        log_q = F.log_softmax(logits.float().cpu(), -1)
+        kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
+        same.append((log_p.argmax(-1) == log_q.argmax(-1)).float())
+        target = targets[:, index, None]
+        nll.append(-log_q.gather(-1, target))
+        nll_reference.append(-log_p.gather(-1, target))
+    mean_nll, mean_reference = torch.stack(nll).mean().item(), torch.stack(nll_reference).mean().item()
+    divergence = torch.stack(kl).flatten()
+    return {
+        "perplexity": math.exp(min(mean_nll, 700.0)),
+        "perplexity_ratio": math.exp(min(mean_nll - mean_reference, 700.0)),
+        "kl_mean": divergence.mean().item(),
+        "kl_p99": divergence.quantile(0.99).item(),
+        "same_top1_rate": torch.stack(same).mean().item(),
+    }
+
+
+@torch.inference_mode()
+def score(engine: "Engine", windows: Tensor) -> Iterator[Tensor]:
+    """Logits [W, V] at each position of the second half of [W, WINDOW] windows but the last, decoded in step."""
+    rows: list[list[int]] = windows.tolist()
+    half = WINDOW // 2
+    sequences = [Sequence(index, row[:half], WINDOW - half, 0.0) for index, row in enumerate(rows)]
+    try:
+        for position in range(half, WINDOW):
+            for sequence, row in zip(sequences, rows, strict=True):
+                sequence.outputs = row[half:position]
+            logits = engine.executor.execute(sequences)
+            if position > half:
+                yield logits
+    finally:
+        if engine.cache is not None:
+            engine.cache.release(sequences)
+
+
+def write_reference(engine: "Engine", effort: str) -> Path:
+    """File with `windows` [W, WINDOW] int64 and the reference's `logits` [W, WINDOW / 2 - 1, V]; made if missing.
+
+    `engine` says which model; the reference itself is the same weights in fp32, each window in one forward pass.
+    """
+    from safetensors.torch import save_file
+
+    path = _cached(engine, f"reference/{EFFORTS[effort].quality_tokens}", "safetensors")
+    if path.exists() or engine.source.has_random_weights:
+        return path
+    windows = _windows(engine, EFFORTS[effort].quality_tokens)
+    logits = []
+    with torch.inference_mode():
+        for window in windows:
+            row = engine.model(window[None].to(engine.device))[0, WINDOW // 2 : -1]
+            logits.append(row.float().cpu())
+    _replace(path, lambda temporary: save_file({"windows": windows, "logits": torch.stack(logits)}, temporary))
+    return path
+
+
+def _windows(engine: "Engine", num_tokens: int) -> Tensor:
+    """Evenly spread windows of held-out text, as many as the effort asks for and the cache file may hold."""
+    text, vocab = held_out_text(), engine.source.config.vocab_size
+    fitting = _REFERENCE_BYTES // (vocab * 4 * WINDOW // 2)
+    count = max(1, min(num_tokens // (WINDOW // 2), fitting))
+    encode = engine.source.tokenizer.encode
+    starts = [len(text) * index // count for index in range(count)]
+    return torch.tensor([encode(text[start : start + WINDOW * 12])[:WINDOW] for start in starts])
+
+
+def prove(reference: "Engine", candidate: "Engine", recipe: str, effort: str) -> dict[str, Any]:
+    """Serve prompts greedily with `candidate` and check every token against the naive reference, both in fp32.
+
+    The reference computes each finished text in one uncached forward pass: under causal attention its logits at a position
+    are those that naive decoding would see there.
+
+    Returns:
+        num_prompts, num_tokens, num_diverged, is_equal, divergences: [{prompt, position, gap}]. A divergence where the
+        reference's two best logits are closer than TIE_GAP is a tie; it counts, but only above MAX_DIVERGED it fails.
+    """
+    num_prompts = EFFORTS[effort].proof_prompts
+    spec = WorkloadSpec("proof", "offline", prompt_tokens=48, new_tokens=PROOF_NEW_TOKENS, num_requests=num_prompts)
+    prepared = candidate.prepare(spec.draw(0))
+    trace = candidate.serve(prepared)
+    divergences = []
+    for index, ((_, prompt), request) in enumerate(zip(prepared.requests, trace.requests, strict=True)):
+        found = _first_divergence(reference, prompt, list(request.output_ids))
+        if found is not None:
+            divergences.append({"prompt": index, "position": found[0], "gap": found[1]})
+    is_equal = all(item["gap"] < TIE_GAP for item in divergences) and len(divergences) <= max(
+        1, MAX_DIVERGED * num_prompts
+    )
+    proof = {
+        "num_prompts": num_prompts,
+        "num_tokens": trace.num_outputs,
+        "num_diverged": len(divergences),
+        "is_equal": is_equal,
+        "divergences": divergences,
+    }
+    path = _cached(reference, f"proof/{recipe}/{num_prompts}", "json")
+    _replace(path, lambda temporary: temporary.write_text(json.dumps(proof)))
+    return proof
+
+
+def read_proof(engine: "Engine", recipe: str, effort: str) -> dict[str, Any] | None:
+    """The cached outcome of `prove`, or None."""
+    path = _cached(engine, f"proof/{recipe}/{EFFORTS[effort].proof_prompts}", "json")
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+@torch.inference_mode()
+def _first_divergence(reference: "Engine", prompt: list[int], outputs: list[int]) -> tuple[int, float] | None:
+    """Position of the first output that the reference would not have chosen, and the gap between its two best logits."""
+    tokens = torch.tensor([prompt + outputs[:-1]], device=reference.device)
+    logits = reference.model(tokens)[0, len(prompt) - 1 :]
+    wrong = (logits.argmax(-1).cpu() != torch.tensor(outputs)).nonzero()
+    if not len(wrong):
+        return None
+    position = int(wrong[0])
+    best = logits[position].float().topk(2).values
+    return position, (best[0] - best[1]).item()
+
+
+def _cached(engine: "Engine", what: str, suffix: str) -> Path:
+    """Where the result `what` for this model, these texts and these versions lies."""
+    assert engine.cache_folder is not None
+    text = hashlib.sha256(held_out_text().encode()).hexdigest()
+    key = json.dumps([what, engine.source.hash, engine.device, torch.__version__, text, WINDOW, PROOF_NEW_TOKENS])
+    return engine.cache_folder / f"{what.split('/')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.{suffix}"
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,167 @@
+"""Lab: a model, devices and a workload, and the verbs on them: run, compare, look back, report.
+
+from labkit import Lab
+
+lab = Lab(model="pylm", workload="chat")
+lab.run("kv_cache + quantize(bits=8)").frame()
+lab.compare(["", "kv_cache", "kv_cache + quantize(bits=8)"])  # the first is the baseline
+"""
+
+import threading
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labkit.core import paths
+from labkit.core.errors import StoreError, UsageError
+from labkit.core.run import Run
+from labkit.core.workload import WorkloadSpec
+from labkit.core.workload import workload as named_workload
+from labkit.runner.plan import Plan
+from labkit.runner.process import WORKER_COMMAND
+from labkit.runner.session import OnProgress, Session
+from labkit.runner.store import FILE_NAME, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.bench.comparison import Comparison
+
+_COLUMNS = ("id", "group", "created_utc", "model", "workload", "device", "recipe", "effort", "state")
+_METRICS = ("output_tok_per_s", "ttft_s", "tpot_s", "e2e_s")
+
+
+class Lab:
+    """Measures recipes of one model under one workload.
+
+    Args:
+        model: "pylm", a named shape, a checkpoint folder or a hub name.
+        devices: "cpu", "cuda" or both; every recipe is measured on each.
+        workload: a name, or a WorkloadSpec of your own.
+        effort: "quick", "standard" or "rigorous".
+        home: folder of the history and the caches; default: $LABKIT_HOME.
+
+    Raises:
+        UsageError: no such workload.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "pylm",
+        devices: Sequence[str] = ("cpu",),
+        workload: str | WorkloadSpec = "chat",
+        effort: str = "quick",
+        home: Path | None = None,
+        worker_command: Sequence[str] = WORKER_COMMAND,
+    ) -> None:
+        self.model, self.devices, self.effort = model, tuple(devices), effort
+        self.spec = workload if isinstance(workload, WorkloadSpec) else named_workload(workload)
+        self.home = home or paths.home()
+        self._worker_command = worker_command
+        self._runs: tuple[Run, ...] = ()
+
+    def run(
+        self, recipe: str = "", *, on_progress: OnProgress | None = None, cancel: threading.Event | None = None
+    ) -> Run:
+        """Measure one recipe, on the first device.
+
+        Raises:
+            UsageError: the recipe, the model or the device cannot be had.
+        """
+        return self._measure((recipe,), self.devices[:1], on_progress, cancel)[0]
+
+    def measure(
+        self, recipes: Sequence[str], *, on_progress: OnProgress | None = None, cancel: threading.Event | None = None
+    ) -> tuple[Run, ...]:
+        """Measure recipes against each other on every device, interleaved; the first of them is the baseline.
+
+        A history that cannot be written becomes a Python warning; the Runs are returned all the same.
+
+        Raises:
+            UsageError: a recipe, the model or a device cannot be had.
+        """
+        return self._measure(tuple(recipes), self.devices, on_progress, cancel)
+
+    def compare(
+        self, recipes: Sequence[str], *, on_progress: OnProgress | None = None, cancel: threading.Event | None = None
+    ) -> "Comparison":
+        """Measure recipes and decide for each whether it is faster than the first.
+
+        Raises:
+            UsageError: a recipe, the model or a device cannot be had.
+        """
+        from labkit.bench.comparison import compare
+
+        return compare(self.measure(recipes, on_progress=on_progress, cancel=cancel))
+
+    def history(self, *, limit: int | None = None) -> "pd.DataFrame":
+        """Every stored Run, newest first: one row a Run, without raw samples.
+
+        Raises:
+            StoreError: the history cannot be read.
+        """
+        import pandas as pd
+
+        with Store(self.home / FILE_NAME) as store:
+            rows = [_row(run) for run in store.runs(limit=limit)]
+        return pd.DataFrame(rows, columns=[*_COLUMNS, *_METRICS])
+
+    def report(self, path: str | Path) -> Path:
+        """Write a self-contained HTML page about what this Lab measured last.
+
+        Raises:
+            UsageError: nothing has been measured yet.
+        """
+        from labkit.bench.comparison import compare
+        from labkit.ui.report import html
+
+        if not self._runs:
+            raise UsageError("a report was asked for, this Lab has measured nothing; call run or compare first")
+        comparisons = [compare(self._runs)] if len(self._runs) > 1 else []
+        path = Path(path)
+        path.write_text(html(self._runs, *comparisons), encoding="utf-8")
+        return path
+
+    def _measure(
+        self,
+        recipes: tuple[str, ...],
+        devices: tuple[str, ...],
+        on_progress: OnProgress | None,
+        cancel: threading.Event | None,
+    ) -> tuple[Run, ...]:
+        plan = Plan(model=self.model, spec=self.spec, recipes=recipes, devices=devices, effort=self.effort)
+        problems = []
+        try:
+            store = Store(self.home / FILE_NAME)
+        except StoreError as error:
+            store, problems = None, [str(error)]
+        with store or nullcontext():
+            session = Session(
+                store=store,
+                cache_folder=self.home / "cache",
+                worker_command=self._worker_command,
+                environment={"LABKIT_HOME": str(self.home)},
+            )
+            self._runs = session.measure(plan, on_progress=on_progress, cancel=cancel)
+        for problem in (*problems, *session.warnings):
+            warnings.warn(problem, stacklevel=3)
+        return self._runs
+
+
+def _row(run: Run) -> dict[str, Any]:
+    state = ", ".join(fault.code for fault in run.faults) or run.status
+    row = {
+        "id": run.id,
+        "group": run.group,
+        "created_utc": run.created_utc,
+        "model": run.model["name"],
+        "workload": run.workload["name"],
+        "device": run.device,
+        "recipe": run.recipe,
+        "effort": run.effort,
+        "state": "valid" if run.is_valid else state,
+    }
+    return row | {name: (run.metrics.get(name) or {}).get("value") for name in _METRICS}

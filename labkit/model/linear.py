@@ -1,0 +1,286 @@
+"""Linear layers, and the one place that knows kernels.
+
+A float layer is a matrix product. A quantized layer keeps integer codes and picks, for each number of rows it meets, the
+fastest kernel that this machine has for them: every kernel that `is_usable` is timed once on the real input and the
+winner is remembered in `CHOICES`, which a Run records. No single kernel wins everywhere, so the choice is the optimization.
+The last kernel of each table dequantizes and multiplies: it works everywhere and is what the others are tested against.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_PROBE_REPEATS = 5
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b with float weights [out, in]."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool = False, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] → [..., out]."""
+        return F.linear(x, self.weight, self.bias)
+
+    @staticmethod
+    def joined(layers: "Sequence[Linear | QuantizedLinear]") -> "Linear | QuantizedLinear | None":
+        """One layer whose output is that of several over the same input, side by side; None if they differ in kind."""
+        if all(isinstance(layer, Linear) for layer in layers):
+            first = layers[0]
+            joined = Linear(first.in_features, sum(layer.out_features for layer in layers), dtype=first.weight.dtype)
+            joined.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
+            joined.bias = _joined_bias(layers)
+            return joined
+        if all(isinstance(layer, QuantizedLinear) and layer.is_like(layers[0]) for layer in layers):
+            return QuantizedLinear(
+                torch.cat([layer.codes for layer in layers]),
+                torch.cat([layer.scales for layer in layers]),
+                torch.cat([layer.zeros for layer in layers]) if layers[0].zeros is not None else None,
+                bits=layers[0].bits,
+                bias=_joined_bias(layers),
+            )
+        return None
+
+
+class QuantizedLinear(nn.Module):
+    """y = x W'ᵀ + b where W' is integer codes times scales.
+
+    8 bits: codes int8 [out, in] in -127 … 127, scales [out]; W' = codes · scale.
+    4 bits: codes uint8 [out, in] in 0 … 15, scales and zeros [out, in / group]; W' = (codes - 8) · scale + zero.
+    Scales are bf16 values, the precision in which the kernels take them. `pack` turns codes into the kernels' layout.
+    """
+
+    def __init__(
+        self, codes: Tensor, scales: Tensor, zeros: Tensor | None, *, bits: int, bias: nn.Parameter | None = None
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = codes.shape
+        self.bits, self.bias = bits, bias
+        self.codes, self.scales, self.zeros = codes, scales, zeros
+        self.group_size = self.in_features // scales.shape[1] if scales.ndim == 2 else self.in_features
+        self.kernels: dict[int, Kernel] = {}  # by the number of rows met so far
+        self.seconds: dict[int, float] = {}  # what the probe of each took
+        self.packed: dict[str, tuple[Tensor, ...]] = {}
+
+    def is_like(self, other: "Linear | QuantizedLinear") -> bool:
+        """Whether both have the same scheme and could be rows of one matrix."""
+        return isinstance(other, QuantizedLinear) and (self.bits, self.group_size, self.packed) == (
+            other.bits, other.group_size, {}
+        )  # fmt: skip
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the weights take, in bytes, after packing."""
+        kept = [tensor for tensors in self.packed.values() for tensor in tensors] or [self.codes, self.scales]
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in kept}.values())
+
+    def pack(self) -> None:
+        """Lay the codes out for every usable kernel and let go of the originals; call once, before the first use."""
+        usable = [kernel for kernel in KERNELS if kernel.is_usable(self)]
+        self.packed = {kernel.name: kernel.pack(self) for kernel in usable}
+        self.codes = self.scales = torch.empty(0)
+        self.zeros = None
+
+    def dequantized(self) -> Tensor:
+        """W' in fp32, [out, in]; before packing only."""
+        if self.zeros is None:
+            return self.codes.float() * self.scales.float()[:, None]
+        groups = self.codes.float().view(self.out_features, -1, self.group_size) - 8
+        return (groups * self.scales.float()[..., None] + self.zeros.float()[..., None]).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] → [..., out], in the dtype of x."""
+        rows = x.reshape(-1, self.in_features)
+        kernel = self.kernels.get(len(rows)) or self._choose(rows)
+        y = kernel.multiply(self, rows).view(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+    def _choose(self, rows: Tensor) -> "Kernel":
+        """The fastest kernel for this many rows; timed once for all layers of one shape."""
+        bucket = 1 << (len(rows) - 1).bit_length()
+        key = Shape(self.bits, self.out_features, self.in_features, bucket, str(rows.dtype), rows.device.type)
+        if key not in CHOICES:
+            candidates = [kernel for kernel in KERNELS if kernel.name in self.packed]
+            timed = {kernel: _time(lambda k=kernel: k.multiply(self, rows)) for kernel in candidates}  # type: ignore[misc]
+            best = min(timed, key=timed.__getitem__)
+            CHOICES[key] = Choice(best, timed[best])
+        self.kernels[len(rows)], self.seconds[len(rows)] = CHOICES[key].kernel, CHOICES[key].seconds
+        return CHOICES[key].kernel
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a choice of kernel depends on; `rows` is rounded up to a power of two."""
+
+    bits: int
+    out_features: int
+    in_features: int
+    rows: int
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to multiply by a quantized matrix."""
+
+    name: str
+    is_usable: Callable[[QuantizedLinear], bool]
+    pack: Callable[[QuantizedLinear], tuple[Tensor, ...]]
+    multiply: Callable[[QuantizedLinear, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kernel that won a probe, and its time in seconds (weights warm in the cache)."""
+
+    kernel: Kernel
+    seconds: float
+
+
+CHOICES: dict[Shape, Choice] = {}
+"""Kernels chosen in this process."""
+
+
+def _has(name: str) -> bool:
+    return hasattr(torch.ops.aten, name)  # private operators may vanish with a release of torch
+
+
+def _is_on(layer: QuantizedLinear, device: str, bits: int) -> bool:
+    return layer.bits == bits and layer.codes.device.type == device
+
+
+def _int8pack_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    codes, scales = layer.packed["int8pack"]
+    return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), codes, scales).to(x.dtype)  # type: ignore[no-any-return]
+
+
+def _int4pack_cpu_pack(layer: QuantizedLinear) -> tuple[Tensor, ...]:
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(layer.codes.int(), 1)
+    return packed, _scales_and_zeros(layer)
+
+
+def _int4pack_cpu_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    codes, scales = layer.packed["int4pack"]
+    y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), codes, layer.group_size, scales)
+    return y.to(x.dtype)  # type: ignore[no-any-return]
+
+
+def _int4pack_cuda_pack(layer: QuantizedLinear) -> tuple[Tensor, ...]:
+    pairs = (layer.codes[:, ::2] << 4) | layer.codes[:, 1::2]  # two codes a byte, the even column in the high half
+    packed = torch.ops.aten._convert_weight_to_int4pack(pairs.contiguous(), _INNER_K_TILES)
+    return packed, _scales_and_zeros(layer)
+
+
+def _int4pack_cuda_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    codes, scales = layer.packed["int4pack_cuda"]
+    return torch.ops.aten._weight_int4pack_mm(x.bfloat16(), codes, layer.group_size, scales).to(x.dtype)  # type: ignore[no-any-return]
+
+
+def _scales_and_zeros(layer: QuantizedLinear) -> Tensor:
+    """[in / group, out, 2] in bf16, as both int4 kernels want it."""
+    assert layer.zeros is not None
+    return torch.stack((layer.scales.T, layer.zeros.T), dim=-1).bfloat16().contiguous()
+
+
+def _dequantize8_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    codes, scales = layer.packed["dequantize8"]
+    return F.linear(x, codes.to(x.dtype)) * scales.to(x.dtype)
+
+
+def _dequantize4_pack(layer: QuantizedLinear) -> tuple[Tensor, ...]:
+    assert layer.zeros is not None
+    return layer.codes[:, ::2] | (layer.codes[:, 1::2] << 4), layer.scales, layer.zeros
+
+
+def _dequantize4_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    pairs, scales, zeros = layer.packed["dequantize4"]
+    codes = torch.stack((pairs & 15, pairs >> 4), dim=-1).view(layer.out_features, -1, layer.group_size)
+    weight = (codes.to(x.dtype) - 8) * scales.to(x.dtype)[..., None] + zeros.to(x.dtype)[..., None]
+    return F.linear(x, weight.flatten(1))
+
+
+def _fits_int4pack(layer: QuantizedLinear, device: str, multiple: int) -> bool:
+    return (
+        _is_on(layer, device, 4)
+        and layer.group_size in (32, 64, 128, 256)
+        and layer.out_features % multiple == 0
+        and layer.in_features % 32 == 0
+    )
+
+
+_INNER_K_TILES = 8
+
+KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        "int8pack",
+        lambda layer: layer.bits == 8 and _has("_weight_int8pack_mm"),
+        lambda layer: (layer.codes, layer.scales.bfloat16()),
+        _int8pack_multiply,
+    ),
+    Kernel(
+        "int4pack",
+        lambda layer: _fits_int4pack(layer, "cpu", 16) and _has("_weight_int4pack_mm_for_cpu"),
+        _int4pack_cpu_pack,
+        _int4pack_cpu_multiply,
+    ),
+    Kernel(
+        "int4pack_cuda",
+        lambda layer: (
+            _fits_int4pack(layer, "cuda", 8)
+            and layer.in_features % (_INNER_K_TILES * 16) == 0
+            and _has("_weight_int4pack_mm")
+        ),
+        _int4pack_cuda_pack,
+        _int4pack_cuda_multiply,
+    ),
+    Kernel(
+        "dequantize8",
+        lambda layer: layer.bits == 8,
+        lambda layer: (layer.codes, layer.scales.bfloat16()),
+        _dequantize8_multiply,
+    ),
+    Kernel(
+        "dequantize4",
+        # a second layout would double the memory, so only where no int4 kernel takes the layer
+        lambda layer: layer.bits == 4 and not any(kernel.is_usable(layer) for kernel in KERNELS[1:3]),
+        _dequantize4_pack,
+        _dequantize4_multiply,
+    ),
+)
+"""Every kernel for quantized weights; of those that are usable the fastest is taken."""
+
+
+def _joined_bias(layers: "Sequence[Linear | QuantizedLinear]") -> nn.Parameter | None:
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    return nn.Parameter(torch.cat(biases), requires_grad=False) if len(biases) == len(layers) else None
+
+
+def _time(run: Callable[[], Tensor]) -> float:
+    """Median seconds of a few calls after one to warm up."""
+    seconds = []
+    for _ in range(_PROBE_REPEATS + 1):
+        start = time.perf_counter_ns()
+        result = run()
+        if result.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append((time.perf_counter_ns() - start) * 1e-9)
+    return statistics.median(seconds[1:])
+
+
+def finish(model: nn.Module) -> None:
+    """Pack every quantized layer; the last step of building."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            module.pack()

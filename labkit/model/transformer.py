@@ -1,0 +1,255 @@
+"""The decoder-only transformer of the Llama family, written to be read.
+
+Shapes: B sequences, T new tokens each, H query heads, K KV heads, G = H / K, D head width, C hidden size, V vocabulary,
+L tokens that attention sees. Module names equal Hugging Face's without the leading `model.`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labkit.model.config import ModelConfig
+from labkit.model.linear import Linear
+
+
+class KVStore(Protocol):
+    """Keys and values of the tokens before, for the sequences of one batch."""
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of each new token, [B, T] int64; sequences stand left-aligned, token j at index j."""
+
+    @property
+    def length(self) -> int:
+        """L: tokens of the longest sequence, the new ones included."""
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether sequences of the batch differ in length."""
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [B, K, T, D] of the new tokens; returns keys and values of all L tokens, [B, K, L, D]."""
+
+
+class Transformer(nn.Module):
+    """Token ids in, logits out."""
+
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+        super().__init__()
+        self.config = config
+        with torch.device(device):
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, dtype=dtype)
+            self.layers = nn.ModuleList(Block(config, index, dtype) for index in range(config.num_layers))
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
+            if not config.is_tied:
+                self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype=dtype)
+        self._rotations: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the activations."""
+        return self.norm.weight.dtype
+
+    def forward(self, tokens: Tensor, *, store: KVStore | None = None, last: Tensor | None = None) -> Tensor:
+        """Logits of new tokens.
+
+        Args:
+            tokens: [B, T] int64. Without a store they are whole sequences and each attends to itself and those before it.
+            store: keys and values of earlier tokens; the new ones are appended.
+            last: [B] index of each sequence's last real token; only its logits are computed.
+
+        Returns:
+            [B, T, V], or [B, V] with `last`, in the dtype of the activations.
+        """
+        x = self.embed_tokens(tokens)  # [B, T, C]
+        rotation = self._rotation(store.positions if store is not None else None, tokens.shape[1], x)
+        mask = self._mask(store, x)
+        for block in self.layers:
+            x = block(x, rotation, mask, store)
+        if last is not None:
+            x = x[:, -1] if x.shape[1] == 1 else x[torch.arange(len(x), device=x.device), last]
+        x = self.norm(x)
+        if hasattr(self, "lm_head"):
+            return self.lm_head(x)  # type: ignore[no-any-return]
+        return F.linear(x, self.embed_tokens.weight)
+
+    def _rotation(self, positions: Tensor | None, num_tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and signed sin of the new tokens' positions, each [B or 1, T, 1, D]."""
+        key = (like.dtype, like.device)
+        if key not in self._rotations:
+            cos, sin = rotary_tables(self.config)
+            self._rotations[key] = cos.to(like.device, like.dtype), sin.to(like.device, like.dtype)
+        cos, sin = self._rotations[key]
+        if positions is None:
+            return cos[None, :num_tokens, None], sin[None, :num_tokens, None]
+        return cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
+
+    def _mask(self, store: KVStore | None, x: Tensor) -> Tensor | None:
+        """Additive [B or 1, 1, T, L] mask, or None where plain causal attention shows just what may be seen."""
+        num_tokens, window = x.shape[1], self.config.sliding_window
+        length = num_tokens if store is None else store.length
+        is_plain = num_tokens == length or (num_tokens == 1 and store is not None and not store.is_ragged)
+        if is_plain and (window is None or length <= window):
+            return None
+        if store is None:
+            positions = torch.arange(num_tokens, device=x.device)[None]
+        else:
+            positions = store.positions
+        distance = positions[:, None, :, None] - torch.arange(length, device=x.device)
+        is_hidden = distance < 0
+        if window is not None:
+            is_hidden |= distance >= window
+        return torch.zeros_like(is_hidden, dtype=x.dtype).masked_fill_(is_hidden, -math.inf)
+
+
+class Block(nn.Module):
+    """Attention, then the feed-forward block, each around a residual connection and behind its norm."""
+
+    def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, index, dtype)
+        self.mlp = FeedForward(config, dtype)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
+
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, store: KVStore | None
+    ) -> Tensor:
+        """[B, T, C] → [B, T, C]."""
+        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, store)
+        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (Ainslie et al. 2023) with rotary positions (Su et al. 2021)."""
+
+    def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.index = index
+        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        hidden, width, kv_width = config.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        self.q_proj = Linear(hidden, width, bias=config.has_qkv_bias, dtype=dtype)
+        self.k_proj = Linear(hidden, kv_width, bias=config.has_qkv_bias, dtype=dtype)
+        self.v_proj = Linear(hidden, kv_width, bias=config.has_qkv_bias, dtype=dtype)
+        self.o_proj = Linear(width, hidden, dtype=dtype)
+        if config.has_qk_norm:
+            self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps, dtype)
+            self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps, dtype)
+        self.qkv_proj: Linear | None = None  # the three in one matrix, once `fuse` made it
+
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, store: KVStore | None
+    ) -> Tensor:
+        """[B, T, C] → [B, T, C]."""
+        batch, num_tokens, _ = x.shape
+        heads, kv_heads, width = self.num_heads, self.num_kv_heads, self.head_dim
+        if self.qkv_proj is not None:
+            qkv = self.qkv_proj(x)
+        else:
+            qkv = torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), dim=-1)
+        qkv = qkv.view(batch, num_tokens, heads + 2 * kv_heads, width)
+        if hasattr(self, "q_norm"):
+            q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=2)
+            qkv = torch.cat((self.q_norm(q), self.k_norm(k), v), dim=2)
+        rotated = rotate(qkv[:, :, : heads + kv_heads], *rotation)  # queries and keys turn in one go
+        q, k = rotated.split((heads, kv_heads), dim=2)
+        k, v = k.transpose(1, 2), qkv[:, :, heads + kv_heads :].transpose(1, 2)  # [B, K, T, D]
+        if store is not None:
+            k, v = store.append(self.index, k, v)
+        return self.o_proj(attend(q, k, v, mask))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = Linear(hidden, inner, dtype=dtype)
+        self.up_proj = Linear(hidden, inner, dtype=dtype)
+        self.down_proj = Linear(inner, hidden, dtype=dtype)
+        self.gate_up_proj: Linear | None = None  # both in one matrix, once `fuse` made it
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C] → [B, T, C]."""
+        if self.gate_up_proj is not None:
+            gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        else:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(F.silu(gate) * up)  # type: ignore[no-any-return]
+
+
+class RMSNorm(nn.Module):
+    """x · weight / root mean square of x (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] → [..., width]."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of [B, T, H, D] queries over [B, K, L, D] keys and values; returns [B, T, H·D].
+
+    One new token is the hot path: its G query heads of a KV group stand in for G query positions, so keys and values are
+    read once and not repeated. Without a mask, one token sees all keys and T = L tokens see themselves and those before.
+    """
+    batch, num_tokens, heads, width = q.shape
+    kv_heads = k.shape[1]
+    if num_tokens == 1:
+        q = q.view(batch, kv_heads, heads // kv_heads, width)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(batch, 1, heads * width)
+    k, v = k.repeat_interleave(heads // kv_heads, 1), v.repeat_interleave(heads // kv_heads, 1)
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None)
+    return out.transpose(1, 2).reshape(batch, num_tokens, heads * width)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + D/2) of each head of [B, T, heads, D]; `sin` carries the sign of the pair's half."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """cos and signed sin for every position, each [max_positions, D] in fp32.
+
+    With `rope_type: llama3` low frequencies are divided by `factor` and the band between is blended (Llama 3.1).
+    """
+    half = config.head_dim // 2
+    frequency = config.rope_theta ** -(torch.arange(half, dtype=torch.float32, device="cpu") / half)
+    if config.rope_scaling is not None:
+        frequency = _llama3(frequency, config.rope_scaling)
+    angle = torch.outer(torch.arange(config.max_positions, dtype=torch.float32, device="cpu"), frequency)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def _llama3(frequency: Tensor, scaling: Mapping[str, float]) -> Tensor:
+    factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = original * frequency / (2 * math.pi)  # full turns within the original context
+    blend = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequency * (blend + (1 - blend) / factor)
+
+
+def fuse(model: Transformer) -> Transformer:
+    """Join q/k/v and gate/up into one matrix each where their kernels allow it: fewer dispatches, same numbers.
+
+    A last step: pruning, quantization and sharding see the separate layers.
+    """
+    for block in model.layers:
+        attn, mlp = block.self_attn, block.mlp
+        attn.qkv_proj = Linear.joined((attn.q_proj, attn.k_proj, attn.v_proj))
+        if attn.qkv_proj is not None:
+            del attn.q_proj, attn.k_proj, attn.v_proj
+        mlp.gate_up_proj = Linear.joined((mlp.gate_proj, mlp.up_proj))
+        if mlp.gate_up_proj is not None:
+            del mlp.gate_proj, mlp.up_proj
+    return model

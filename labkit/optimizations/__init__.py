@@ -1,0 +1,97 @@
+"""The catalog of techniques: one file each, in the order of the book; and `bind`, which gives a Recipe its meaning."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+from labkit.core.errors import Unavailable, UsageError
+from labkit.core.recipe import Recipe, Step
+from labkit.optimizations.base import Context, Need, Optimization, Slot, knob
+from labkit.optimizations.kv_cache import KvCache
+from labkit.optimizations.precision import Precision
+from labkit.optimizations.quantize import Quantize
+from labkit.optimizations.static_batching import StaticBatching
+from labkit.optimizations.threads import Threads
+
+__all__ = ["CATALOG", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob"]
+
+CATALOG: tuple[type[Optimization], ...] = (Quantize, Precision, KvCache, StaticBatching, Threads)
+"""Every technique, in the order its hooks run and tables list it."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A validated Recipe: its optimizations in catalog order."""
+
+    optimizations: tuple[Optimization, ...] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The canonical Recipe: catalog order, knobs at their default left out."""
+        return Recipe(tuple(optimization.step for optimization in self.optimizations))
+
+    @property
+    def exact(self) -> "Bound":
+        """Just the techniques whose output must be identical."""
+        return Bound(tuple(optimization for optimization in self.optimizations if optimization.exact))
+
+    @contextmanager
+    def process(self) -> Iterator[dict[str, Any]]:
+        """Process-wide state of all techniques; yields the values read back."""
+        with ExitStack() as stack:
+            facts: dict[str, Any] = {}
+            for optimization in self.optimizations:
+                facts |= stack.enter_context(optimization.process())
+            yield facts
+
+
+def bind(recipe: Recipe | str, *, system: str = "engine") -> Bound:
+    """Validate a Recipe for a System and give its optimizations, in catalog order.
+
+    Raises:
+        UsageError: an unknown technique or knob, a value out of range, two in a one-of slot, a conflict, a missing partner.
+        Unavailable: the machine lacks what a technique needs.
+    """
+    if isinstance(recipe, str):
+        recipe = Recipe.parse(recipe)
+    known = {optimization.name: optimization for optimization in CATALOG if system in optimization.systems}
+    for name in recipe.names:
+        if name not in known:
+            raise UsageError.unknown("optimization", name, known)
+    steps = {step.name: step for step in recipe.steps}
+    chosen = tuple(_make(kind, steps[kind.name]) for kind in known.values() if kind.name in steps)
+    for optimization in chosen:
+        _check(optimization, chosen)
+    return Bound(chosen)
+
+
+def _make(kind: type[Optimization], step: Step) -> Optimization:
+    knobs = [field.name for field in fields(kind)]
+    for key, _ in step.knobs:
+        if key not in knobs:
+            raise UsageError.unknown(f"knob of {kind.name}", key, knobs)
+    values = dict(step.knobs)
+    if len(values) < len(step.knobs):
+        raise UsageError(f"{kind.name} sets a knob twice; set each once")
+    return kind(**values)
+
+
+def _check(optimization: Optimization, chosen: tuple[Optimization, ...]) -> None:
+    """Raise unless `optimization` can stand beside the others on this machine."""
+    for other in chosen:
+        if other is optimization:
+            continue
+        if other.slot is optimization.slot and not optimization.slot.is_stacking:
+            raise UsageError(
+                f"{optimization.name} and {other.name} both fill the slot {optimization.slot.value!r}, which holds one; "
+                "keep one of them"
+            )
+        if other.name in optimization.conflicts:
+            raise UsageError(f"{optimization.name} cannot stand with {other.name}: {optimization.conflicts[other.name]}")
+    for name in optimization.requires:
+        if name not in {other.name for other in chosen}:
+            raise UsageError(f"{optimization.name} needs {name} in the same recipe; add it")
+    for need in optimization.needs:
+        if reason := need.missing():
+            raise Unavailable(f"{optimization.name} needs {need.name}: {reason}")

@@ -1,0 +1,128 @@
+"""What an optimization is: a frozen dataclass whose fields are its knobs, with five optional hooks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from labkit.core.errors import UsageError
+from labkit.core.recipe import KnobValue, Step
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from labkit.bench.system import System
+    from labkit.engine.config import EngineConfig
+    from labkit.engine.cost import DecoderCost
+    from labkit.model.transformer import Transformer
+
+
+class Slot(Enum):
+    """Where a technique sits. WEIGHTS, CACHE_EXTRA and RUNTIME hold several; the others hold one."""
+
+    WEIGHTS = "weights"
+    KV_STORE = "kv_store"
+    CACHE_EXTRA = "cache_extra"
+    SCHEDULER = "scheduler"
+    EXECUTOR = "executor"
+    DECODING = "decoding"
+    RUNTIME = "runtime"
+
+    @property
+    def is_stacking(self) -> bool:
+        """Whether several techniques of this slot may be on at once."""
+        return self in (Slot.WEIGHTS, Slot.CACHE_EXTRA, Slot.RUNTIME)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What `transform` may use besides the model."""
+
+    device: str
+    seed: int
+    cache_folder: "Path"
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something the machine must have; `missing` gives the reason why it has not, or ''."""
+
+    name: str
+    missing: Callable[[], str]
+
+
+def knob(
+    default: KnobValue,
+    help: str,
+    *,
+    choices: tuple[KnobValue, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A field that is a knob: its default, what it does, and the values it takes (a closed set or a range)."""
+    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Base of all techniques; its docstrings and class facts are what panel, CLI and report show."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    slot: ClassVar[Slot]
+    exact: ClassVar[bool]
+    systems: ClassVar[tuple[str, ...]] = ("engine",)
+    needs: ClassVar[tuple[Need, ...]] = ()
+    requires: ClassVar[tuple[str, ...]] = ()
+    conflicts: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            check_knob(self.name, spec.name, getattr(self, spec.name), spec.default, spec.metadata)
+
+    @cached_property
+    def step(self) -> Step:
+        """The canonical step: only knobs that differ from their default, in the order they are declared."""
+        changed = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)
+        return Step(self.name, tuple(changed))
+
+    @contextmanager
+    def process(self) -> Iterator[Mapping[str, Any]]:
+        """Set process-wide state before weights load; yields the values read back."""
+        yield {}
+
+    def transform(self, model: "Transformer", ctx: Context) -> "Transformer":
+        """Change weights, layer by layer."""
+        return model
+
+    def configure(self, config: "EngineConfig") -> "EngineConfig":
+        """Hand the engine the mechanism."""
+        return config
+
+    def wrap(self, build: "Callable[[], System]") -> "System":
+        """Build a System around the whole one."""
+        return build()
+
+    def cost(self, cost: "DecoderCost") -> "DecoderCost":
+        """What the technique changes in bytes, FLOPs and launches."""
+        return cost
+
+
+def check_knob(name: str, key: str, value: Any, default: Any, rule: Mapping[str, Any]) -> None:
+    """Raise a UsageError unless `value` is one of the choices, or a number of the default's type within the range."""
+    choices, low, high = rule["choices"], rule["low"], rule["high"]
+    if choices:
+        # by type too: True equals 1, and 8.0 equals 8, but neither is what was declared
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            raise UsageError.unknown(f"value of {name}'s knob {key}", value, choices)
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, int) and is_number:
+        is_number = isinstance(value, int)
+    if not (is_number and low <= value <= high):
+        kind = "whole numbers" if isinstance(default, int) else "numbers"
+        raise UsageError(f"{name}: knob {key} is {value!r}; allowed: {kind} from {low:g} to {high:g}")

@@ -1,0 +1,95 @@
+"""From a bound Recipe to a running Engine, and the reference that its output is held against."""
+
+import gc
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labkit.core.errors import Unavailable
+from labkit.optimizations import Bound, Context
+
+if TYPE_CHECKING:
+    from labkit.engine.cost import DecoderCost
+    from labkit.engine.engine import Engine
+    from labkit.model.source import ModelSource
+
+
+def build_engine(bound: Bound, *, model: str, device: str, cache_folder: Path) -> "Engine":
+    """Load a model, let each technique change it, and put the Engine together.
+
+    Args:
+        bound: the Recipe. Its `process()` must be entered before.
+        model: name, folder or hub name; see `labkit.model.source.open_model`.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UsageError: the model, the device or their combination cannot be had.
+    """
+    from labkit.model.source import open_model
+
+    check_device(device)
+    return _build(bound, open_model(model), device, cache_folder)
+
+
+def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path) -> "Engine":
+    import torch
+
+    from labkit.engine.config import EngineConfig
+    from labkit.engine.engine import Engine
+    from labkit.model.linear import finish
+    from labkit.model.transformer import Transformer, fuse
+
+    model = Transformer(source.config, dtype=torch.float32, device="meta")
+    source.load(model, torch.float32, device)
+    context = Context(device=device, seed=0, cache_folder=cache_folder)
+    config = EngineConfig()
+    for optimization in bound.optimizations:
+        model = optimization.transform(model, context)
+        config = optimization.configure(config)
+    finish(fuse(model))
+    gc.collect()
+
+    def adjust(cost: "DecoderCost") -> "DecoderCost":
+        return reduce(lambda cost, optimization: optimization.cost(cost), bound.optimizations, cost)
+
+    return Engine(model.eval(), source, config, device=device, adjust_cost=adjust, cache_folder=cache_folder)
+
+
+def prepare_reference(
+    bounds: Sequence[Bound], *, model: str, device: str, effort: str, cache_folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Compute and cache what outputs are held against: reference logits, and the proof of each Recipe's exact part.
+
+    Returns:
+        Outcome of the proof by the canonical text of the exact part, in fp32; see `engine.quality.prove`.
+    """
+    from labkit.engine import quality
+    from labkit.model.source import open_model
+
+    check_device(device)
+    source = open_model(model)
+    baseline = _build(Bound(), source, device, cache_folder)
+    quality.write_reference(baseline, effort)
+    proofs = {}
+    for exact in {bound.exact.recipe.text: bound.exact for bound in bounds if bound.exact.optimizations}.values():
+        text = exact.recipe.text
+        cached = quality.read_proof(baseline, text, effort)
+        if cached is None:
+            with exact.process():
+                candidate = _build(exact, source, device, cache_folder)
+                cached = quality.prove(baseline, candidate, text, effort)
+        proofs[text] = cached
+    return proofs
+
+
+def check_device(device: str) -> None:
+    """Raise Unavailable unless this machine has the device."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise Unavailable(f"device {device!r} was asked for, torch sees no CUDA device here; allowed: cpu")
+    if device != "cpu" and not device.startswith("cuda"):
+        raise Unavailable(f"unknown device {device!r}; allowed: cpu, cuda")
+
+

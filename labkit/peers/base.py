@@ -1,0 +1,158 @@
+"""Peer: what other engines have in common as Systems: labkit's prompts, token ids, lengths and clock."""
+
+import importlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from labkit.bench.loadgen import Arrivals
+from labkit.core.cost import Cost
+from labkit.core.errors import Unavailable, UsageError
+from labkit.core.trace import RequestTrace, Trace
+from labkit.core.workload import Request, Workload, WorkloadSpec
+
+if TYPE_CHECKING:
+    from labkit.model.source import ModelSource
+
+TokenIds = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A Workload whose prompts are token ids, `prompts[i]` those of `workload.requests[i]`."""
+
+    workload: Workload
+    prompts: tuple[TokenIds, ...]
+
+    @property
+    def max_tokens(self) -> int:
+        """Length of the longest sequence when it is done, prompt and new tokens."""
+        pairs = zip(self.prompts, self.workload.requests, strict=True)
+        return max(len(prompt) + request.max_new_tokens for prompt, request in pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every peer is built from; `batch` is the most requests it serves together, None: all that wait."""
+
+    source: "ModelSource"
+    device: str
+    dtype: str
+    batch: int | None
+    threads: int
+    cache_folder: Path
+
+
+class Peer(ABC):
+    """Another engine as a System: requests in, greedy token ids with their times out, in static batches.
+
+    A batch is what is waiting when the engine is free, at most `settings.batch` requests; it runs to its longest
+    request, as static batching does. A subclass builds its engine and implements `generate` and `facts`.
+    """
+
+    dtypes: ClassVar[tuple[str, ...]]
+    """Dtypes of the weights, the default first."""
+    devices: ClassVar[tuple[str, ...]]
+    """Devices it runs on here."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.max_positions = settings.source.config.max_positions
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[TokenIds], num_tokens: int, stamps: list[int]) -> list[TokenIds]:
+        """Greedy continuation of each prompt by `num_tokens` ids, end-of-sequence ignored.
+
+        Appends `time.perf_counter_ns()` to `stamps` once for each step, when the ids of that step are known.
+        """
+
+    @abstractmethod
+    def facts(self) -> Mapping[str, Any]:
+        """What a Run records of the build: weights_bytes, threads (read back), version, kernels, notes."""
+
+    def prepare(self, workload: Workload) -> Prepared:
+        """Tokenize the prompts with the model's own tokenizer and cut them to length.
+
+        Raises:
+            UsageError: a prompt is too short, or a request does not fit in the context.
+        """
+        prepared = Prepared(workload, tuple(map(self._prompt_ids, workload.requests)))
+        if prepared.max_tokens > self.max_positions:
+            raise UsageError(
+                f"workload {workload.name!r} needs {prepared.max_tokens:,} positions; {self.settings.source.name} "
+                f"holds {self.max_positions:,} here; lower --prompt-tokens or --new-tokens"
+            )
+        return prepared
+
+    def serve(self, prepared: Prepared) -> Trace:
+        """Serve the requests in order of arrival, batch by batch; the clock runs from the call."""
+        start_ns = time.perf_counter_ns()
+        traces: list[RequestTrace] = []
+        for batch in self._batches(prepared, start_ns):
+            scheduled_s, stamps = (time.perf_counter_ns() - start_ns) * 1e-9, list[int]()
+            requests = [prepared.workload.requests[index] for index, _, _ in batch]
+            prompts = [prepared.prompts[index] for index, _, _ in batch]
+            outputs = self.generate(prompts, max(request.max_new_tokens for request in requests), stamps)
+            times = tuple((stamp - start_ns) * 1e-9 for stamp in stamps)
+            for request, prompt, ids, (_, arrival_s, sent_s) in zip(requests, prompts, outputs, batch, strict=True):
+                num = request.max_new_tokens
+                traces.append(RequestTrace(arrival_s, sent_s, scheduled_s, times[:num], ids[:num], len(prompt)))
+        return Trace(tuple(traces), (time.perf_counter_ns() - start_ns) * 1e-9)
+
+    def quality(self, effort: str) -> Mapping[str, float]:
+        """Nothing: quality is stated against the engine's own fp32 reference."""
+        return {}
+
+    def cost(self, spec: WorkloadSpec) -> Cost:
+        """Nothing: labkit does not predict what another engine should need."""
+        return Cost({})
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the weights back."""
+
+    def _prompt_ids(self, request: Request) -> TokenIds:
+        prompt, tokenizer = request.prompt, self.settings.source.tokenizer
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if len(ids) < request.prompt_tokens:
+            raise UsageError(f"a prompt of {request.prompt_tokens} tokens was asked for, its text holds {len(ids)}")
+        return tuple(ids[: request.prompt_tokens])
+
+    def _batches(self, prepared: Prepared, start_ns: int) -> Iterator[list[tuple[int, float, float]]]:
+        """(index, arrival_s, sent_s) of the requests of each batch, once they are there."""
+        requests = prepared.workload.requests
+        if prepared.workload.scenario == "single_stream":
+            for index in range(len(requests)):
+                now_s = (time.perf_counter_ns() - start_ns) * 1e-9  # sent when the one before is done
+                yield [(index, now_s, now_s)]
+        elif prepared.workload.scenario == "offline":
+            size = self.settings.batch or len(requests)
+            for first in range(0, len(requests), size):
+                yield [(index, 0.0, 0.0) for index in range(first, min(first + size, len(requests)))]
+        else:
+            with Arrivals([request.arrival_s for request in requests], start_ns) as arrivals:
+                waiting: list[tuple[int, float, float]] = []
+                while waiting or not arrivals.is_exhausted:
+                    waiting += [(index, requests[index].arrival_s, sent_s) for index, sent_s in arrivals.due()]
+                    if waiting:
+                        size = self.settings.batch or len(waiting)
+                        yield waiting[:size]
+                        waiting = waiting[size:]
+                    else:
+                        arrivals.wait(timeout=1.0)
+
+
+def import_package(package: str, *, peer: str, remedy: str) -> Any:
+    """Import a package that only a peer needs.
+
+    Raises:
+        Unavailable: it is missing or cannot be loaded.
+    """
+    try:
+        return importlib.import_module(package)
+    except (ImportError, OSError, RuntimeError) as error:  # a package around a C library fails in more ways than one
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Unavailable(f"peer {peer!r} needs the package {package!r}: {reason}; remedy: {remedy}") from None

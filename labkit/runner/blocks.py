@@ -1,0 +1,102 @@
+"""Blocks: passes of live subjects in random order, each subject once a block, with a watch on the machine itself."""
+
+import math
+import random
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from labkit.bench.validity import Calibrations, block_is_disturbed
+from labkit.core.effort import Effort
+from labkit.core.inference import blocks_needed
+from labkit.core.metrics import pass_values
+from labkit.core.run import Pass
+from labkit.core.trace import Trace
+from labkit.runner.crew import Crew
+from labkit.runner.process import Event, WorkerProcess
+from labkit.runner.subject import Subject
+
+_NUM_CALIBRATIONS = 5
+_NUM_PILOT_BLOCKS = 4
+_NORMAL = 1.4826  # median absolute deviation → standard deviation, for normal noise
+_ANSWER_TIMEOUT_S = 60.0
+_SLOWNESS = 20.0  # a pass that takes so many times its usual is given up
+
+
+@dataclass(frozen=True)
+class Live:
+    """A subject and the worker that serves it."""
+
+    subject: Subject
+    worker: WorkerProcess
+
+
+@dataclass(frozen=True)
+class Block:
+    """One pass of each subject that is alive, and the calibrations around them."""
+
+    answers: Mapping[Subject, Event]
+    calibrations: Calibrations
+    is_disturbed: bool
+
+
+class Round:
+    """Subjects that are loaded and warm at the same time; their passes never overlap."""
+
+    def __init__(self, crew: Crew, lives: Sequence[Live], *, rng: random.Random, indices: Iterator[int]) -> None:
+        self._crew, self._lives, self._rng, self._indices = crew, lives, rng, indices
+        self._calibration_s = math.nan
+        seconds = [self._calibrate() for _ in range(_NUM_CALIBRATIONS)]
+        middle_s = statistics.median(seconds)
+        self.pilot_noise = _NORMAL * statistics.median(abs(value / middle_s - 1) for value in seconds)
+
+    @property
+    def live(self) -> list[Live]:
+        """Those that are still to be measured."""
+        return [live for live in self._lives if live.subject.is_measuring]
+
+    def block(self) -> Block:
+        """Measure every live subject once, all on the same prompts; one that dies is left out from then on."""
+        index, order, before_s = next(self._indices), self.live, self._calibration_s
+        self._rng.shuffle(order)
+        answers = {}
+        for live in order:
+            subject = live.subject
+            timeout_s = _ANSWER_TIMEOUT_S + _SLOWNESS * subject.ready["pass_s"] * subject.token_share
+            with subject.guard():
+                answers[subject] = self._crew.ask(
+                    live.worker, "pass", timeout_s=timeout_s, index=index, token_share=subject.token_share
+                )
+        calibrations = before_s, self._calibrate()
+        passes = [pass_of(index, answer) for answer in answers.values()]
+        is_disturbed = block_is_disturbed(calibrations, passes, pilot_noise=self.pilot_noise)
+        return Block(answers, calibrations, is_disturbed)
+
+    def num_blocks(self, effort: Effort) -> int:
+        """How many blocks the comparison takes: from a pilot that is thrown away, before anything is looked at."""
+        if effort.min_blocks == effort.max_blocks or len(self.live) < 2:
+            return effort.min_blocks
+        pilot = [self.block() for _ in range(_NUM_PILOT_BLOCKS)]
+        rates = [[_log_rate(block.answers[live.subject]) for block in pilot] for live in self.live]
+        if len(rates) < 2:
+            return effort.min_blocks
+        log_ratios = [[ours - base for ours, base in zip(row, rates[0], strict=True)] for row in rates[1:]]
+        return max(effort.min_blocks, min(effort.max_blocks, blocks_needed(log_ratios)))
+
+    def _calibrate(self) -> float:
+        """Seconds of the fixed kernel, in the first worker that is alive; the last known where none is."""
+        for live in self.live:
+            with live.subject.guard():
+                answer = self._crew.ask(live.worker, "calibrate", timeout_s=_ANSWER_TIMEOUT_S)
+                self._calibration_s = float(answer["seconds"])
+                break
+        return self._calibration_s
+
+
+def pass_of(block: int, answer: Event) -> Pass:
+    """The Pass that a worker's answer tells of."""
+    return Pass(block, Trace.of(answer["trace"]), answer["contention"])
+
+
+def _log_rate(answer: Event) -> float:
+    return math.log(pass_values(Trace.of(answer["trace"]))["output_tok_per_s"])

@@ -1,0 +1,61 @@
+"""Channel: the worker's side of the pipe to its session. JSON lines: commands come in on stdin, events go out.
+
+Events leave through a private copy of stdout; fd 1 itself is turned into stderr, so nothing that a library
+prints can end up between them.
+"""
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Channel:
+    """Commands of the session and events for it. Takes over stdin and stdout of the process."""
+
+    def __init__(self) -> None:
+        self._events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        _die_with_parent()
+        threading.Thread(target=self._listen, name="commands", daemon=True).start()
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Answer the session with one event."""
+        self._events.write(json.dumps({"event": event, **fields}, separators=(",", ":")) + "\n")
+        self._events.flush()
+
+    def commands(self) -> Iterator[dict[str, Any]]:
+        """Commands in the order they came. Waits without using the processor; never ends by itself."""
+        while True:
+            yield self._commands.get()
+
+    def _listen(self) -> None:
+        """Queue commands until the session is gone, then end the process group, whatever it is busy with."""
+        pending = b""
+        # os.read, not sys.stdin: a thread that waits inside a buffered reader aborts the interpreter at its exit
+        while received := os.read(0, 2**16):
+            *lines, pending = (pending + received).split(b"\n")
+            for line in lines:
+                self._commands.put(json.loads(line))
+        _end_group()
+
+
+def _end_group() -> None:
+    """Kill this process and every process that it started."""
+    if os.getpgrp() == os.getpid():  # else the group is someone else's
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process with the session's; elsewhere than on Linux the end of stdin does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

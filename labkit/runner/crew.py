@@ -1,0 +1,99 @@
+"""Crew: the live workers of a session. Asks one at a time, notices who dies, ends all of them."""
+
+import queue
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labkit.core.errors import LabkitError, UsageError, WorkerDied
+from labkit.runner.process import Event, Inbox, WorkerProcess
+
+_CANCEL_POLL_S = 0.1
+_CLOSE_TIMEOUT_S = 5.0
+
+
+class Cancelled(Exception):
+    """The user asked the session to stop."""
+
+
+class Crew:
+    """Workers that share one inbox. A context manager: at its end no process is left."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], cancel: threading.Event) -> None:
+        self._command, self._environment = command, environment
+        self._cancel = cancel
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._events: dict[WorkerProcess, deque[Event]] = {}
+
+    def start(self, name: str) -> WorkerProcess:
+        """Start one more worker."""
+        worker = WorkerProcess(name, self._inbox, command=self._command, environment=self._environment)
+        self._events[worker] = deque()
+        return worker
+
+    def ask(self, worker: WorkerProcess, command: str, *, timeout_s: float, **fields: Any) -> Event:
+        """Send a command and wait for its answer; a worker that does not give one is ended.
+
+        Raises:
+            UsageError: it cannot do what was asked. LabkitError: it failed. WorkerDied: it ended without a word,
+                or did not answer in time. Cancelled: the session is to stop.
+        """
+        worker.send(command, **fields)
+        event = self._next_event(worker, timeout_s)
+        if event is None:
+            self.end(worker)
+            raise WorkerDied(f"{worker.name}: no answer to {command!r} within {timeout_s:.0f} s")
+        if event["event"] == "error":
+            self.end(worker)
+            raise (UsageError if event["kind"] == "usage" else LabkitError)(event["text"])
+        if event["event"] == "ended":
+            raise WorkerDied(_obituary(worker, self.end(worker)))
+        return event
+
+    def close(self, workers: Sequence[WorkerProcess]) -> None:
+        """Have workers close what they opened, then end them."""
+        for worker in workers:
+            worker.send("close")
+        for worker in workers:
+            self._next_event(worker, _CLOSE_TIMEOUT_S)
+            self.end(worker)
+
+    def end(self, worker: WorkerProcess) -> int:
+        """End one worker and all it started; returns its exit status."""
+        del self._events[worker]
+        return worker.end()
+
+    def _next_event(self, worker: WorkerProcess, timeout_s: float) -> Event | None:
+        """The worker's next event, or None when none comes in time; those of others are kept for later."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self._events[worker]:
+            if self._cancel.is_set():
+                raise Cancelled
+            if time.monotonic() > deadline_s:
+                return None
+            try:
+                sender, event = self._inbox.get(timeout=_CANCEL_POLL_S)
+            except queue.Empty:
+                continue
+            if sender in self._events:  # else it was ended before its last words were read
+                self._events[sender].append(event)
+        return self._events[worker].popleft()
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._events:
+            worker.kill()  # all at once; waiting comes after
+        for worker in tuple(self._events):
+            self.end(worker)
+
+
+def _obituary(worker: WorkerProcess, status: int) -> str:
+    cause = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    hint = " (the system does so when memory runs out)" if status == -signal.SIGKILL else ""
+    last_words = f"; its last words: {worker.last_words}" if worker.last_words else ""
+    return f"{worker.name}: worker {worker.pid} was {cause}{hint}{last_words}"

@@ -1,0 +1,98 @@
+"""Memory: what a recipe will need, what the machine has, what a process has held."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.core.errors import Unavailable
+from labkit.core.recipe import Recipe
+from labkit.core.workload import WorkloadSpec
+
+if TYPE_CHECKING:
+    from labkit.model.config import ModelConfig
+
+_PROCESS_BYTES = 400 * 2**20  # a worker that has imported torch and nothing else
+_SHARE = 0.9  # of what is free; the rest is for everyone else on the machine
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory one entry takes: bytes it holds once built, and more bytes only while it is built."""
+
+    label: str
+    device: str
+    held_bytes: int
+    building_bytes: int = 0
+
+
+def plan_rounds(needs: Sequence[Need], free_bytes: Mapping[str, int]) -> list[list[int]]:
+    """Which entries are alive together: all where they fit, else each with the baseline (index 0).
+
+    Raises:
+        Unavailable: not even a pair, or a single one, fits; both figures are named.
+    """
+    everyone = list(range(len(needs)))
+    rounds = [everyone]
+    if len(everyone) > 2 and any(_is_overfull(needs, device, free) for device, free in free_bytes.items()):
+        rounds = [[0, index] for index in everyone[1:]]
+    for indices in rounds:
+        for device, free in free_bytes.items():
+            members = [needs[index] for index in indices if needs[index].device == device]
+            if _is_overfull(members, device, free):
+                raise Unavailable(
+                    f"{' beside '.join(repr(need.label) for need in members)} needs {_gib(_peak_bytes(members))} of "
+                    f"memory; {_gib(free)} are free on {device}, of which labkit takes up to {_SHARE:.0%}; "
+                    "choose a smaller model, or measure fewer recipes at a time"
+                )
+    return rounds
+
+
+def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, device: str) -> Need:
+    """Memory of our engine under a recipe: weights, embedding, KV cache, process; fp32 weights while it is built."""
+    from labkit.engine.cost import DecoderCost
+    from labkit.optimizations import bind
+
+    cost = DecoderCost.baseline(config, spec)
+    for optimization in bind(recipe).optimizations:
+        cost = optimization.cost(cost)
+    embedding = 0.0 if config.is_tied else config.num_head_parameters * cost.activation_bytes
+    kv_cache = max(phase.bytes_by_kind.get("kv_cache", 0.0) for phase in cost.phases().phases.values())
+    weights = int(cost.weights_bytes + embedding)
+    building = max(0, 4 * config.num_parameters - weights)
+    return Need(recipe.text or "baseline", device, weights + int(kv_cache) + _PROCESS_BYTES, building)
+
+
+def peer_need(peer: Recipe, config: "ModelConfig", *, device: str) -> Need:
+    """Memory of a peer, which labkit only knows roughly: 16-bit weights unless it is told to use fp32."""
+    knobs = dict(peer.steps[0].knobs)
+    weights = config.num_parameters * (4 if knobs.get("dtype") == "fp32" else 2)
+    return Need(peer.text, device, weights + _PROCESS_BYTES)
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Most memory this process has held: resident on the CPU, allocated by torch on CUDA."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():  # not ru_maxrss, which a child inherits from the process that started it
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _is_overfull(needs: Sequence[Need], device: str, free_bytes: int) -> bool:
+    return _peak_bytes([need for need in needs if need.device == device]) > _SHARE * free_bytes
+
+
+def _peak_bytes(needs: Sequence[Need]) -> int:
+    """All of them held, while the hungriest is built: they are built one after another."""
+    return sum(need.held_bytes for need in needs) + max((need.building_bytes for need in needs), default=0)
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,109 @@
+"""WorkerProcess: the session's handle on one worker. Commands go in, events of all workers come out of one inbox."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+WORKER_COMMAND = (sys.executable, "-P", "-m", "labkit.runner.worker")
+_NUM_LOG_LINES = 50
+_JOIN_TIMEOUT_S = 1.0
+
+Event = dict[str, Any]
+Inbox = queue.SimpleQueue[tuple["WorkerProcess", Event]]
+
+
+class WorkerProcess:
+    """One child process in a process group of its own, so that all it starts can be ended with it.
+
+    Its events land in `inbox`, the last of them `{"event": "ended"}`, whatever it died of.
+    The thread that makes it must outlive it: on Linux a worker dies with the thread it was started from.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inbox: Inbox,
+        *,
+        command: Sequence[str] = WORKER_COMMAND,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._log: deque[str] = deque(maxlen=_NUM_LOG_LINES)
+        # the worker finds what this process finds; -P keeps the working directory's files from being imported
+        found = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **found, **(environment or {})},
+            start_new_session=True,
+        )
+        self._threads = (
+            threading.Thread(target=self._collect, args=(inbox,), name=f"events of {name}", daemon=True),
+            threading.Thread(target=self._drain, name=f"log of {name}", daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id, also that of its process group."""
+        return self._process.pid
+
+    @property
+    def last_words(self) -> str:
+        """The last line it wrote on stderr, or ''."""
+        return next((line for line in reversed(self._log) if line), "")
+
+    def send(self, command: str, **fields: Any) -> None:
+        """Hand over one command; a worker that is gone answers with its `ended` event."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"command": command, **fields}) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):  # gone, or already ended from this side
+            return
+
+    def kill(self) -> None:
+        """Kill the process group; harmless where nobody is left in it."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+            return
+
+    def end(self) -> int:
+        """Kill the process group and wait for it; returns the exit status, negative for a signal."""
+        self.kill()
+        status = self._process.wait()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # a command that it never read
+            self._process.stdin.close()
+        for thread in self._threads:
+            thread.join(timeout=_JOIN_TIMEOUT_S)  # bounded: a process that left the group may hold the pipe open
+        return status
+
+    def _collect(self, inbox: Inbox) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                if line.endswith("\n"):  # else it was killed in the middle of it
+                    inbox.put((self, json.loads(line)))
+        inbox.put((self, {"event": "ended"}))
+
+    def _drain(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                self._log.append(line.strip())

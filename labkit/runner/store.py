@@ -1,0 +1,158 @@
+"""Store: the history of Runs, one SQLite file that several processes may share.
+
+A Run that `add` has returned from survives a killed process and a power cut: write-ahead log, synchronous FULL.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from labkit.core.errors import StoreError
+from labkit.core.run import Run
+
+VERSION = 1
+FILE_NAME = "runs.sqlite3"
+_BUSY_TIMEOUT_S = 10.0
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY,
+    created_utc TEXT NOT NULL,
+    session TEXT NOT NULL,
+    model TEXT NOT NULL,
+    recipe TEXT NOT NULL,
+    device TEXT NOT NULL,
+    status TEXT NOT NULL,
+    json TEXT NOT NULL
+)
+"""
+
+_UPSERT = """
+INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET model = excluded.model, status = excluded.status, json = excluded.json
+"""
+
+_QUERY = """
+SELECT json FROM runs
+WHERE (:model IS NULL OR model = :model)
+  AND (:device IS NULL OR device = :device)
+  AND (:group IS NULL OR session = :group)
+  AND (:status IS NULL OR status = :status)
+ORDER BY created_utc DESC, rowid DESC
+LIMIT :limit
+"""
+
+
+class Store:
+    """Runs by id, newest first.
+
+    Raises:
+        StoreError: the file cannot be opened, is no history, or is of a newer schema.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()  # one connection, shared by the threads of this process
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise self._failure("opened", error) from None
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def add(self, run: Run) -> None:
+        """Write the Run, in place of an earlier state of it; it is on disk when this returns.
+
+        Raises:
+            StoreError: the disk is full, the file read-only, or another process holds it for too long.
+        """
+        row = (run.id, run.created_utc, run.group, run.model["name"], run.recipe, run.device, run.status, run.to_json())
+        with self._statement("written") as connection:
+            connection.execute(_UPSERT, row)
+
+    def get(self, id: str) -> Run:
+        """Return the Run of this id, or of the only id that begins so.
+
+        Raises:
+            StoreError: no Run or several Runs answer to it.
+        """
+        with self._statement("read") as connection:
+            # substr, not LIKE: an id given by a user holds no wildcards
+            query = "SELECT json FROM runs WHERE substr(id, 1, ?) = ? ORDER BY length(id), id LIMIT 2"
+            rows = connection.execute(query, (len(id), id)).fetchall()
+        runs = [Run.from_json(text) for (text,) in rows]
+        if not id or not runs or (len(runs) > 1 and runs[0].id != id):
+            seen = "several Runs begin so" if id and runs else "no Run has it"
+            raise StoreError(f"Run {id!r} was asked of {self.path}; {seen}; `labkit report` lists all ids")
+        return runs[0]
+
+    def runs(
+        self,
+        *,
+        limit: int | None = None,
+        model: str | None = None,
+        device: str | None = None,
+        group: str | None = None,
+        status: str | None = None,
+    ) -> tuple[Run, ...]:
+        """Return the Runs that agree in every field that is given, newest first.
+
+        Raises:
+            StoreError: the file cannot be read, or holds a Run of a newer schema.
+        """
+        wanted = {"model": model, "device": device, "group": group, "status": status}
+        with self._statement("read") as connection:
+            rows = connection.execute(_QUERY, {**wanted, "limit": -1 if limit is None else limit}).fetchall()
+        return tuple(Run.from_json(text) for (text,) in rows)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare(self) -> None:
+        with self._statement("opened") as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > VERSION:
+                raise StoreError(
+                    f"the history {self.path} is of schema {version}; this labkit reads up to {VERSION}; "
+                    "upgrade labkit, or set LABKIT_HOME to another folder"
+                )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            if version < VERSION:
+                connection.execute("BEGIN IMMEDIATE")  # of two processes that open a new file, one makes the table
+                connection.execute(_TABLE)
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+                connection.execute("COMMIT")
+
+    @contextmanager
+    def _statement(self, action: str) -> Iterator[sqlite3.Connection]:
+        """The connection, held by this thread; SQLite's errors become one line."""
+        try:
+            with self._lock:
+                yield self._connection
+        except sqlite3.Error as error:
+            raise self._failure(action, error) from None
+
+    def _failure(self, action: str, error: Exception) -> StoreError:
+        cause = error.strerror if isinstance(error, OSError) else str(error)
+        return StoreError(
+            f"the history {self.path} cannot be {action}: {cause}; "
+            "export the Runs with --json, or set LABKIT_HOME to a folder that can be written"
+        )

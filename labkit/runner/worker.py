@@ -1,0 +1,131 @@
+"""Worker: the process in which one recipe is built and measured, and nothing else happens.
+
+    python -m labkit.runner.worker
+
+Commands on stdin, events on stdout, one JSON line each:
+
+    prepare   {order}                   imports only; no answer
+    forecast  {orders, spec}            → forecast {model, needs, free_bytes}
+    reference {orders, effort}          → proofs {proofs}
+    load      {order}                   → loaded
+    warm      {spec, effort}            → ready {pass_s, token_share, build, quality, cost, limit, prediction}
+    pass      {index, token_share}      → trace {trace, contention, peak_memory_bytes}
+    calibrate                           → calibration {seconds}
+    close                               the worker ends
+
+An error is one event {kind: "usage" | "failed", text}, after which the worker ends.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from labkit.core.errors import LabkitError, UsageError
+from labkit.core.workload import WorkloadSpec
+from labkit.runner.channel import Channel
+from labkit.runner.memory import peak_memory_bytes
+from labkit.runner.target import Opener, Order, Target, TargetOpener
+
+
+class Worker:
+    """Answers the commands of one session, about one target."""
+
+    def __init__(self, channel: Channel, opener: Opener) -> None:
+        self._channel = channel
+        self._opener = opener
+        self._stack = ExitStack()
+        self._order: Order
+        self._target: Target
+        self._spec: WorkloadSpec
+
+    def run(self) -> None:
+        """Answer until told to close."""
+        verbs: dict[str, Callable[..., None]] = {
+            "prepare": self._prepare,
+            "forecast": self._forecast,
+            "reference": self._reference,
+            "load": self._load,
+            "warm": self._warm,
+            "pass": self._pass,
+            "calibrate": self._calibrate,
+        }
+        with self._stack:
+            for command in self._channel.commands():
+                name = command.pop("command")
+                if name == "close":
+                    return
+                verbs[name](**command)
+
+    def _prepare(self, *, order: dict[str, str]) -> None:
+        self._opener.prepare(Order(**order))
+
+    def _forecast(self, *, orders: list[dict[str, str]], spec: dict[str, Any]) -> None:
+        forecast = self._opener.forecast([Order(**order) for order in orders], WorkloadSpec(**spec))
+        self._channel.send("forecast", **asdict(forecast))
+
+    def _reference(self, *, orders: list[dict[str, str]], effort: str) -> None:
+        proofs = self._opener.reference([Order(**order) for order in orders], effort=effort)
+        self._channel.send("proofs", proofs=proofs)
+
+    def _load(self, *, order: dict[str, str]) -> None:
+        self._order = Order(**order)
+        self._target = self._stack.enter_context(self._opener.open(self._order))
+        self._channel.send("loaded")
+
+    def _warm(self, *, spec: dict[str, Any], effort: str) -> None:
+        """Warm up, then gather everything a Run says besides its passes."""
+        from labkit.bench.ceilings import ceilings
+        from labkit.bench.limit import limit, predict
+        from labkit.bench.measure import shortened, warm_up
+
+        self._spec = WorkloadSpec(**spec)
+        system, device = self._target.system, self._order.device
+        warmup = warm_up(system, self._spec, effort=effort)
+        facts = {**system.facts(), **self._target.process, "load_s": self._target.load_s}
+        cost = system.cost(shortened(self._spec, warmup.token_share))  # of the work that measured passes do
+        # a System that states no cost, as other projects' engines, has neither limit nor prediction
+        roof = ceilings(device, Path(self._order.cache_folder), facts.get("threads")) if cost.phases else None
+        self._channel.send(
+            "ready",
+            pass_s=warmup.pass_s,
+            token_share=warmup.token_share,
+            build={**facts, "warmup_s": warmup.warmup_s, "is_steady": warmup.is_steady},
+            quality=dict(system.quality(effort)),
+            cost=cost.to_dict() if cost.phases else None,
+            limit=limit(cost, roof) if roof else None,
+            prediction=predict(cost, roof, facts.get("kernel_s")) if roof else None,
+        )
+
+    def _pass(self, *, index: int, token_share: float) -> None:
+        from labkit.bench.measure import measure_pass
+
+        trace, contention = measure_pass(self._target.system, self._spec, index, token_share=token_share)
+        peak_bytes = peak_memory_bytes(self._order.device)
+        self._channel.send("trace", trace=trace.to_dict(), contention=contention, peak_memory_bytes=peak_bytes)
+
+    def _calibrate(self) -> None:
+        from labkit.bench.measure import calibrate
+
+        self._channel.send("calibration", seconds=calibrate())
+
+
+def main(opener: Opener) -> int:
+    """Serve one session; returns the exit status."""
+    channel = Channel()
+    try:
+        Worker(channel, opener).run()
+    except Exception as error:  # whatever a model or a library raises is this Run's answer, not a crash of the lab
+        traceback.print_exc()
+        kind = "usage" if isinstance(error, UsageError) else "failed"
+        text = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
+        channel.send("error", kind=kind, text=" ".join(text.split()))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(TargetOpener()))

@@ -1,0 +1,106 @@
+"""What labkit has and stands on: techniques, machine, stored Runs, each as plain data and as rows of a table."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from labkit.core.run import Run
+from labkit.optimizations import CATALOG, Optimization
+from labkit.ui import units
+from labkit.ui.facts import flat, lesson_of
+
+Rows = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Head and body of a table."""
+
+
+def catalog() -> list[dict[str, Any]]:
+    """Every technique with its knobs, in catalog order; `missing` says why this machine cannot have it."""
+    return [_technique(kind) for kind in CATALOG]
+
+
+def _technique(kind: type[Optimization]) -> dict[str, Any]:
+    lesson = lesson_of(kind)
+    return {
+        "name": kind.name,
+        "title": kind.title,
+        "slot": kind.slot.value,
+        "exact": kind.exact,
+        "systems": list(kind.systems),
+        "requires": list(kind.requires),
+        "conflicts": dict(kind.conflicts),
+        "knobs": {spec.name: {"default": spec.default, **spec.metadata} for spec in fields(kind)},
+        "missing": [f"{need.name}: {reason}" for need in kind.needs if (reason := need.missing())],
+        "lesson": list(lesson.paragraphs),
+    }
+
+
+def catalog_rows(techniques: Sequence[Mapping[str, Any]]) -> Rows:
+    """The catalog as a table."""
+    head = ("name", "what", "slot", "output", "knobs", "available")
+    return head, [
+        (
+            technique["name"],
+            technique["title"],
+            technique["slot"],
+            "exact" if technique["exact"] else "approximate",
+            "\n".join(_knob(name, rule) for name, rule in technique["knobs"].items()),
+            "; ".join(technique["missing"]) or "yes",
+        )
+        for technique in techniques
+    ]
+
+
+def _knob(name: str, rule: Mapping[str, Any]) -> str:
+    allowed = " | ".join(map(str, rule["choices"])) if rule["choices"] else f"{rule['low']:g} … {rule['high']:g}"
+    return f"{name}={rule['default']!r}: {rule['help']} ({allowed})"
+
+
+def doctor() -> dict[str, Any]:
+    """The machine, its free memory, tools, ceilings, what the harness adds, and where Runs are kept."""
+    from labkit.bench.ceilings import ceilings
+    from labkit.bench.overhead import null_overhead
+    from labkit.core.machine import free_memory_bytes, machine
+    from labkit.core.paths import cache_folder, home
+    from labkit.runner.store import FILE_NAME
+
+    tools = {name: shutil.which(name) for name in ("gcc", "g++", "make", "git", "chromium", "nvidia-smi")}
+    return {
+        "machine": machine().to_dict(),
+        "free_memory_bytes": free_memory_bytes(),
+        "tools": tools,
+        "ceilings": ceilings("cpu", cache_folder(), None).to_dict(),
+        "overhead": asdict(null_overhead()),
+        "store": str(home() / FILE_NAME),
+    }
+
+
+def doctor_facts(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What `doctor` found, as titled lists of names and values."""
+    here = {name: path or "not found" for name, path in found["tools"].items()}
+    memory = {"free memory": units.size(found["free_memory_bytes"])}
+    return {
+        "Machine": flat(found["machine"]) | memory,
+        "Tools": here,
+        "Ceilings": flat(found["ceilings"]),
+        "Harness": flat(found["overhead"]),
+        "Store": {"runs": found["store"]},
+    }
+
+
+def run_rows(runs: Sequence[Run]) -> Rows:
+    """Stored Runs as a table."""
+    head = ("run", "session", "made (UTC)", "model", "workload", "device", "recipe", "state")
+    return head, [
+        (
+            run.id,
+            run.group,
+            run.created_utc[:19],
+            str(run.model.get("name", "")),
+            str(run.workload.get("name", "")),
+            run.device,
+            run.label,
+            "valid" if run.is_valid else ", ".join(fault.code for fault in run.faults) or run.status,
+        )
+        for run in runs
+    ]

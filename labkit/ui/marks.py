@@ -1,0 +1,106 @@
+"""What charts are drawn with: horizontal bars with their limit, cumulative curves, axes that speak in units."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labkit.core.run import Run
+from labkit.core.stats import FloatArray
+from labkit.ui import units
+from labkit.ui.figure import Style, Theme, wrapped
+from labkit.ui.readings import limit_of, reading, value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PERCENTILES = (50, 90, 99)
+BAR_HEIGHT = 0.58
+_NOTE_SHARE = 0.02  # width of a character beside a bar, as a share of the longest bar
+
+Drawn = tuple[str, Style, Run]
+"""What a chart draws: a recipe's name, its style, its Run."""
+
+
+def bars(
+    ax: "Axes",
+    drawn: Sequence[Drawn],
+    metric: str,
+    theme: Theme,
+    *,
+    ratios: Mapping[str, float],
+    has_names: bool = True,
+) -> None:
+    """One bar a recipe with its interval, the value at its end and the machine's limit as an upright mark."""
+    found = [reading(run, metric) for _, _, run in drawn]
+    limits = [limit_of(run, metric) for _, _, run in drawn]
+    furthest = max([*(limit or 0.0 for limit in limits), *(fields["high"] for fields in found if fields)], default=0.0)
+    for index, ((_, look, run), fields, limit) in enumerate(zip(drawn, found, limits, strict=True)):
+        if limit is not None:
+            ax.plot([limit] * 2, [index - 0.36, index + 0.36], color=theme.ink, linewidth=2, solid_capstyle="butt")
+        if fields is None:
+            continue
+        at, low, high = fields["value"], fields["low"], fields["high"]
+        ax.barh(index, at, height=BAR_HEIGHT, color=look.color)
+        ax.errorbar(at, index, xerr=[[at - low], [high - at]], color=theme.ink, capsize=3, linewidth=1.1)
+        note = units.number(at) + (f"  {units.ratio(ratios[run.id])}" if run.id in ratios else "")
+        # a limit mark that would cross the text pushes it to its other side
+        is_crossed = limit is not None and high <= limit < high + _NOTE_SHARE * len(note) * furthest
+        annotate(ax, note, limit if limit is not None and is_crossed else high, index, theme)
+    recipe_ticks(ax, [name for name, _, _ in drawn], theme, has_names=has_names)
+    ax.set_xlim(0, 1.3 * furthest if furthest else 1)
+
+
+def annotate(ax: "Axes", note: str, x: float, y: float, theme: Theme) -> None:
+    """A small text to the right of a bar's end."""
+    ax.annotate(
+        note,
+        (x, y),
+        xytext=(7, 0),
+        textcoords="offset points",
+        va="center",
+        color=theme.ink,
+        fontsize=8.5,
+        parse_math=False,
+    )
+
+
+def recipe_ticks(ax: "Axes", names: Sequence[str], theme: Theme, *, has_names: bool = True) -> None:
+    """One horizontal bar a recipe, the first on top, its name at the axis."""
+    ax.set_yticks(range(len(names)), [wrapped(name) if has_names else "" for name in names], parse_math=False)
+    ax.tick_params(axis="y", length=0, labelcolor=theme.ink)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(visible=False, axis="y")
+
+
+def ecdf(ax: "Axes", samples: FloatArray, run: Run, metric: str, name: str, look: Style) -> None:
+    """The share of samples at or below each latency, with a marker at every percentile that may be stated."""
+    if not samples.size:
+        return
+    ordered = np.sort(samples)
+    shares = np.arange(1, ordered.size + 1) / ordered.size
+    stated = [(q, value(run, f"{metric}.p{q}")) for q in PERCENTILES]
+    ax.step(
+        np.concatenate((ordered[:1], ordered)),
+        np.concatenate(([0.0], shares)),
+        where="post",
+        color=look.color,
+        linestyle=look.line,
+        linewidth=1.7,
+    )
+    marks = [(at, q / 100) for q, at in stated if at is not None]
+    # one artist carries the legend entry: line and marker together
+    xs, ys = zip(*marks, strict=True) if marks else ((), ())
+    ax.plot(xs, ys, marker=look.marker, color=look.color, linestyle="none", markersize=6)
+    ax.plot([], [], marker=look.marker, color=look.color, linestyle=look.line, linewidth=1.7, markersize=6, label=name)
+
+
+def unit_ticks(ax: "Axes", form: Callable[[float], str]) -> None:
+    """Few ticks on a logarithmic x axis, each in the unit it is read in."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = ax.get_xlim()
+    steps = (1.0, 2.0, 5.0) if high / low < 200 else (1.0,)
+    ax.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda at, _: form(at)))
+    ax.xaxis.set_minor_formatter(NullFormatter())

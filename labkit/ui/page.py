@@ -1,0 +1,164 @@
+"""The parts of the HTML report, each a pure function from Runs to markup."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labkit.bench.comparison import Comparison
+from labkit.core.recipe import Recipe
+from labkit.core.run import Run
+from labkit.runner.target import PEER_PREFIX
+from labkit.ui import facts, prose
+from labkit.ui.chart_tables import charted
+from labkit.ui.explain import explanation
+from labkit.ui.figure import DARK, LIGHT
+from labkit.ui.markup import Html, join, tag
+from labkit.ui.plots import pictures
+from labkit.ui.tables import Cell, Line, Table, results
+
+_IS_DARK = "(prefers-color-scheme: dark)"
+
+
+def chapter(runs: Sequence[Run], comparison: Comparison | None) -> Html:
+    """One session: its verdicts, table, pictures, explanation and proofs."""
+    return tag(
+        "section",
+        tag("h2", prose.title(runs)),
+        fact_list(facts.session(runs)),
+        tag("h3", "Verdict"),
+        verdicts(runs, comparison),
+        results_table(results(runs, comparison)),
+        *figures(runs, comparison),
+        *why(explanation(runs, comparison)),
+        tag("h3", "Output"),
+        tag("ul", *(tag("li", line) for line in prose.proofs(runs))),
+    )
+
+
+def why(paragraphs: Sequence[str]) -> list[Html]:
+    """The explanation under its heading; nothing where no Run has a prediction."""
+    return [tag("h3", "Why"), *(tag("p", paragraph) for paragraph in paragraphs)] if paragraphs else []
+
+
+def verdicts(runs: Sequence[Run], comparison: Comparison | None) -> Html:
+    """What was found, in words, one recipe an item."""
+    found = prose.verdicts(runs, comparison)
+    return tag("ul", *(tag("li", tag("code", said.name), said.rest, css=said.kind) for said in found), css="verdicts")
+
+
+def results_table(table: Table) -> Html:
+    """The table of results; the figures of an invalid Run are struck out, its reason stands below them."""
+    head = tag(
+        "tr",
+        tag("th", "recipe", attributes={"scope": "col"}),
+        tag("th", "verdict", attributes={"scope": "col"}),
+        *(tag("th", column.title, attributes={"scope": "col", "title": column.help}) for column in table.columns),
+    )
+    rows = join(_result_rows(line, len(table.columns) + 2) for line in table.lines)
+    caption = tag(
+        "caption",
+        "In brackets the 95 % interval, under a verdict the 99 % interval of the output rate over the baseline's. "
+        "A percentile that needs more samples is not stated.",
+    )
+    return tag("div", tag("table", caption, tag("thead", head), tag("tbody", rows), css="results"), css="scroll")
+
+
+def _result_rows(line: Line, num_columns: int) -> Html:
+    cells = (tag("td", *_cell(cell, is_struck=not line.is_valid)) for cell in line.cells)
+    kind = line.verdict.kind
+    verdict = tag("td", tag("strong", line.verdict.cell.text), _note(line.verdict.cell, css="wrap"), css=kind)
+    name = tag("th", tag("span", line.name, css="recipe"), _note(Cell(note=line.note)), attributes={"scope": "row"})
+    row = tag("tr", name, verdict, *cells, css=kind)
+    reasons = (
+        tag("tr", tag("td", reason, attributes={"colspan": num_columns}), css="reason") for reason in line.faults
+    )
+    return join((row, *reasons))
+
+
+def _cell(cell: Cell, *, is_struck: bool) -> tuple[Html, Html]:
+    return tag("s", cell.text) if is_struck else join([cell.text]), _note(cell)
+
+
+def _note(cell: Cell, css: str = "") -> Html:
+    return tag("small", cell.note, css=css) if cell.note else Html("")
+
+
+def figures(runs: Sequence[Run], comparison: Comparison | None) -> list[Html]:
+    """Every picture in the reader's colour scheme, with its finding in words and its figures as a table."""
+    light, dark = (pictures(runs, comparison, theme=theme) for theme in (LIGHT, DARK))
+    return [
+        join(
+            (
+                tag("h3", day.title),
+                tag(
+                    "figure",
+                    tag(
+                        "div",
+                        tag(
+                            "picture",
+                            tag("source", attributes={"srcset": night.data_uri(), "media": _IS_DARK}),
+                            tag("img", attributes={"src": day.data_uri(), "alt": day.alt}),
+                        ),
+                        css="scroll",
+                    ),
+                    tag("figcaption", day.alt),
+                    tag(
+                        "details",
+                        tag("summary", "The same as a table"),
+                        plain_table(charted(day.name, runs, comparison)),
+                    ),
+                ),
+            )
+        )
+        for day, night in zip(light, dark, strict=True)
+    ]
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> Html:
+    """Rows of text, the first one the head."""
+    head, *body = rows
+    return tag(
+        "div",
+        tag(
+            "table",
+            tag("thead", tag("tr", *(tag("th", cell, attributes={"scope": "col"}) for cell in head))),
+            tag(
+                "tbody",
+                *(
+                    tag("tr", tag("th", row[0], attributes={"scope": "row"}), *(tag("td", c) for c in row[1:]))
+                    for row in body
+                ),
+            ),
+        ),
+        css="scroll",
+    )
+
+
+def fact_list(entries: Mapping[str, str]) -> Html:
+    """Names and values, aligned."""
+    pairs = (join((tag("dt", name), tag("dd", value))) for name, value in entries.items())
+    return tag("dl", *pairs, css="facts")
+
+
+def lessons(runs: Sequence[Run]) -> Html:
+    """The docstring of every technique that was used: the idea, what it costs, when it does not help."""
+    used = {name for run in runs if not run.recipe.startswith(PEER_PREFIX) for name in Recipe.parse(run.recipe).names}
+    return join(
+        tag(
+            "details",
+            tag("summary", tag("strong", lesson.title), f" · {lesson.name}"),
+            *(tag("p", paragraph) for paragraph in lesson.paragraphs),
+            css="lesson",
+        )
+        for lesson in facts.lessons(used)
+    )
+
+
+def run_list(runs: Sequence[Run]) -> Html:
+    """Ids under which the raw samples can be exported."""
+    rows: list[Sequence[str]] = [("run", "recipe", "model", "passes", "made (UTC)")]
+    rows += [(run.id, run.label, str(_name(run.model)), str(len(run.passes)), run.created_utc) for run in runs]
+    return plain_table(rows)
+
+
+def _name(model: Mapping[str, Any]) -> object:
+    return model.get("name", "")

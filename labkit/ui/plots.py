@@ -1,0 +1,182 @@
+"""Charts of Runs: pure functions from Runs to a Picture. A Run that broke a rule is never drawn."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from labkit.bench.comparison import Comparison
+from labkit.core.metrics import LATENCIES, RATES
+from labkit.core.run import Run
+from labkit.core.stats import FloatArray
+from labkit.ui import units
+from labkit.ui.figure import LIGHT, Picture, Theme, canvas, caption, plain_legend, style
+from labkit.ui.marks import BAR_HEIGHT, Drawn, annotate, bars, ecdf, recipe_ticks, unit_ticks
+from labkit.ui.readings import QUALITY, labels, limit_of, quality_measure, value
+
+_BAR_IN = 0.5
+_HEAD_IN = 0.85
+
+
+def pictures(runs: Sequence[Run], comparison: Comparison | None, *, theme: Theme = LIGHT) -> list[Picture]:
+    """Every chart that these Runs have data for, in the order a report shows them."""
+    made = (
+        throughput(runs, comparison, theme=theme),
+        latency(runs, theme=theme),
+        phases(runs, theme=theme),
+        quality_speed(runs, theme=theme),
+        memory(runs, theme=theme),
+    )
+    return [picture for picture in made if picture is not None]
+
+
+def throughput(runs: Sequence[Run], comparison: Comparison | None, *, theme: Theme = LIGHT) -> Picture | None:
+    """The rate that verdicts are on, its interval, the factor over the baseline, and a mark at the machine's limit."""
+    metric = comparison.metric if comparison and comparison.metric in RATES else "output_tok_per_s"
+    drawn = _drawn(runs, theme, metric)
+    if not drawn:
+        return None
+    ratios = _ratios(comparison)
+    phase = metric.partition("_")[0]
+    figure, (ax,) = canvas(theme, height_in=_HEAD_IN + _BAR_IN * len(drawn))
+    bars(ax, drawn, metric, theme, ratios=ratios)
+    caption(ax, theme, x=f"{phase} tokens per second  (upright mark: the machine's limit for this recipe)")
+    name, _, best = max(drawn, key=lambda item: value(item[2], metric) or 0.0)
+    finding = f"{name} has the highest {phase} rate, {units.rate(value(best, metric))}"
+    if best.id in ratios:
+        finding += f", {units.ratio(ratios[best.id])} that of the baseline"
+    limit = limit_of(best, metric)
+    if limit is not None:
+        finding += f"; the machine's limit for it is {units.rate(limit)}"
+    return Picture("throughput", "Throughput", finding + ".", figure)
+
+
+def latency(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
+    """Distributions of inter-token latency and time to first token, a curve each; None without samples.
+
+    p50, p90 and p99 are marked where the sample is large enough to state them.
+    """
+    drawn = [item for item in _drawn(runs, theme) if item[2].passes]
+    if not drawn:
+        return None
+    figure, axes = canvas(theme, columns=2, height_in=3.3 + 0.21 * len(drawn))
+    for name, look, run in drawn:
+        ecdf(axes[0], _samples(run, "itl_s"), run, "itl_s", name, look)
+        ecdf(axes[1], _samples(run, "ttft_s"), run, "ttft_s", name, look)
+    for ax, title in zip(axes, ("Inter-token latency", "Time to first token"), strict=True):
+        ax.set_xscale("log")
+        unit_ticks(ax, units.seconds)
+        ax.set_ylim(0, 1.03)
+        ax.set_yticks((0, 0.5, 0.9, 1), ("0", "50 %", "90 %", "100 %"))
+        caption(ax, theme, title=title, x="latency, logarithmic")
+    axes[0].set_ylabel("share of samples", color=theme.muted, fontsize=9)
+    # below both panels, one recipe a line: names are long
+    handles, names = axes[1].get_legend_handles_labels()
+    legend = figure.legend(
+        handles, names, loc="outside lower left", frameon=False, fontsize=8.5, handlelength=4, labelcolor=theme.ink
+    )
+    plain_legend(legend)
+    finding = " ".join(
+        sentence
+        for sentence in (
+            _extremes(drawn, "itl_s.p50", "median inter-token latency", units.seconds, has_low_first=True),
+            _extremes(drawn, "ttft_s.p50", "median time to first token", units.seconds, has_low_first=True),
+        )
+        if sentence
+    )
+    return Picture("latency", "Latency distribution", finding or "Too few samples to state a median.", figure)
+
+
+def phases(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
+    """Prefill and decode apart: tokens per second of each, with the mark of the machine's limit."""
+    drawn = _drawn(runs, theme, "decode_tok_per_s")
+    if not drawn:
+        return None
+    figure, axes = canvas(theme, columns=2, height_in=_HEAD_IN + 0.3 + _BAR_IN * len(drawn))
+    bars(axes[0], drawn, "prefill_tok_per_s", theme, ratios={})
+    bars(axes[1], drawn, "decode_tok_per_s", theme, ratios={}, has_names=False)
+    caption(axes[0], theme, title="Prefill", x="prompt tokens per second")
+    caption(axes[1], theme, title="Decode", x="output tokens per second")
+    found = (
+        _extremes(drawn, "prefill_tok_per_s", "prefill rate", units.rate, has_low_first=False),
+        _extremes(drawn, "decode_tok_per_s", "decode rate", units.rate, has_low_first=False),
+    )
+    return Picture("phases", "Prefill and decode, apart", " ".join(filter(None, found)), figure)
+
+
+def quality_speed(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
+    """What speed costs in quality: output tokens per second against the quality measure that the Runs share."""
+    measure = quality_measure(runs)
+    drawn = [item for item in _drawn(runs, theme, "output_tok_per_s") if measure in item[2].quality]
+    if measure is None or not drawn:
+        return None
+    facts = QUALITY[measure]
+    figure, (ax,) = canvas(theme, height_in=4.0 + 0.1 * len(drawn))
+    if facts.ideal is not None:
+        ax.axhline(facts.ideal, color=theme.muted, linewidth=1, linestyle="--")
+    for name, look, run in drawn:
+        at = value(run, "output_tok_per_s") or 0.0  # never: what has no rate is not drawn
+        ax.plot([at], [run.quality[measure]], look.marker, color=look.color, markersize=9, label=name)
+    ax.set_xscale("log")
+    unit_ticks(ax, units.number)
+    ax.margins(x=0.08, y=0.3)
+    ax.ticklabel_format(axis="y", useOffset=False)
+    plain_legend(figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, labelcolor=theme.ink))
+    caption(ax, theme, x="output tokens per second, logarithmic", y=f"{facts.title}, {facts.better} is better")
+    name, _, fastest = max(drawn, key=lambda item: value(item[2], "output_tok_per_s") or 0.0)
+    finding = (
+        f"The fastest, {name}, gives {units.rate(value(fastest, 'output_tok_per_s'))} "
+        f"at a {facts.title} of {facts.form(fastest.quality[measure])}."
+    )
+    return Picture("quality", "Quality against speed", finding, figure)
+
+
+def memory(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
+    """Peak memory of the measuring process as an outline, the part that weights take filled."""
+    drawn = [item for item in _drawn(runs, theme) if item[2].build.get("peak_memory_bytes") is not None]
+    if not drawn:
+        return None
+    figure, (ax,) = canvas(theme, height_in=_HEAD_IN + _BAR_IN * len(drawn))
+    for index, (_, look, run) in enumerate(drawn):
+        peak, weights = run.build["peak_memory_bytes"], run.build.get("weights_bytes")
+        ax.barh(index, peak / 2**20, height=BAR_HEIGHT, facecolor="none", edgecolor=look.color, linewidth=1.3)
+        ax.barh(index, (weights or 0) / 2**20, height=BAR_HEIGHT, color=look.color)
+        annotate(ax, f"{units.size(peak)}, of it weights {units.size(weights)}", peak / 2**20, index, theme)
+    recipe_ticks(ax, [name for name, _, _ in drawn], theme)
+    ax.set_xlim(0, 1.6 * max(run.build["peak_memory_bytes"] / 2**20 for _, _, run in drawn))
+    caption(ax, theme, x="MiB  (outline: peak of the measuring process, filled: weights)")
+    name, _, least = min(drawn, key=lambda item: item[2].build["peak_memory_bytes"])
+    finding = f"{name} needs the least memory, a peak of {units.size(least.build['peak_memory_bytes'])}."
+    return Picture("memory", "Memory", finding, figure)
+
+
+def _drawn(runs: Sequence[Run], theme: Theme, metric: str | None = None) -> list[Drawn]:
+    """Valid Runs that have the metric; each recipe keeps its style from chart to chart."""
+    names = labels(runs)
+    return [
+        (names[run.id], style(index, theme), run)
+        for index, run in enumerate(runs)
+        if run.is_valid and (metric is None or value(run, metric) is not None)
+    ]
+
+
+def _ratios(comparison: Comparison | None) -> Mapping[str, float]:
+    rows = comparison.rows if comparison else ()
+    return {row.run_id: row.decision.ratio.value for row in rows if row.decision is not None}
+
+
+def _samples(run: Run, metric: str) -> FloatArray:
+    """Every value of a latency, over all requests of all passes."""
+    requests = (request for p in run.passes for request in p.trace.requests if request.output_s)
+    return np.array([sample for request in requests for sample in LATENCIES[metric](request)])
+
+
+def _extremes(drawn: Sequence[Drawn], metric: str, title: str, form: units.Formatter, *, has_low_first: bool) -> str:
+    """Which recipe leads in a metric and which comes last, in one sentence; '' where none states it."""
+    stated = [(at, name) for name, _, run in drawn if (at := value(run, metric)) is not None]
+    if not stated:
+        return ""
+    stated.sort(reverse=not has_low_first)
+    (best, leader), (worst, last) = stated[0], stated[-1]
+    word = "lowest" if has_low_first else "highest"
+    sentence = f"{leader} has the {word} {title}, {form(best)}"
+    return f"{sentence}; {last} has {form(worst)}." if len(stated) > 1 else f"{sentence}."

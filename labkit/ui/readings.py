@@ -1,0 +1,63 @@
+"""Reading a Run for display: its labels, metrics, limit and quality, each None where the Run has none."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from labkit.bench.limit import share
+from labkit.core.run import Run
+from labkit.ui import units
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a quality metric is named and shown. `ideal` is the value of an output equal to the reference's."""
+
+    title: str
+    form: units.Formatter
+    better: Literal["lower", "higher"]
+    ideal: float | None = None
+
+
+QUALITY: Mapping[str, Measure] = {
+    "perplexity_ratio": Measure("perplexity ratio", units.quality_ratio, "lower", 1.0),
+    "kl_mean": Measure("mean KL divergence", units.number, "lower", 0.0),
+    "kl_p99": Measure("p99 KL divergence", units.number, "lower", 0.0),
+    "same_top1_rate": Measure("same top token", units.percent, "higher", 1.0),
+    "perplexity": Measure("perplexity", units.number, "lower"),
+}
+"""Known quality metrics, the most telling first."""
+
+
+def reading(run: Run, metric: str) -> Mapping[str, Any] | None:
+    """The Estimate's fields of a metric, or None where it was withheld or does not apply."""
+    found = run.metrics.get(metric)
+    return found if isinstance(found, Mapping) else None
+
+
+def value(run: Run, metric: str) -> float | None:
+    """The value of a metric without its interval."""
+    found = reading(run, metric)
+    return None if found is None else float(found["value"])
+
+
+def labels(runs: Sequence[Run]) -> dict[str, str]:
+    """What each Run is called, by id: its recipe, with the device where the Runs are of several."""
+    has_devices = len({run.device for run in runs}) > 1
+    return {run.id: f"{run.label} · {run.device}" if has_devices else run.label for run in runs}
+
+
+def limit_of(run: Run, metric: str) -> float | None:
+    """The machine's limit for a rate, in the rate's unit; None for what has none."""
+    found = (run.limit or {}).get(metric)
+    return None if found is None else float(found)
+
+
+def share_of_limit(run: Run) -> float | None:
+    """What part of the machine's limit the Run reached (1 = all)."""
+    return share(run.limit, run.metrics) if run.limit else None
+
+
+def quality_measure(runs: Sequence[Run]) -> str | None:
+    """The most telling quality metric that any of the valid Runs has."""
+    return next((name for name in QUALITY if any(name in run.quality for run in runs if run.is_valid)), None)

@@ -1,0 +1,172 @@
+"""The table of results as plain text cells: HTML, Markdown and the terminal all show this one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from labkit.bench.comparison import Comparison, Row
+from labkit.core.run import Run
+from labkit.ui import units
+from labkit.ui.readings import QUALITY, labels, quality_measure, reading, share_of_limit
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value, and in smaller type its interval or what is missing for it."""
+
+    text: str = units.MISSING
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        """Both on one line."""
+        return f"{self.text} {self.note}".rstrip()
+
+
+@dataclass(frozen=True)
+class Column:
+    """Title of a column and what it holds, in a sentence."""
+
+    title: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was decided. `kind` is the decision's word, or `baseline`, `refused`, `invalid`, `alone`."""
+
+    kind: str
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Line:
+    """One Run: name, a cell for each column, verdict, and why its figures may not be used (if so).
+
+    `note` says where the Run did less work than the others.
+    """
+
+    name: str
+    run_id: str
+    cells: tuple[Cell, ...]
+    verdict: Verdict
+    faults: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the figures stand; struck out otherwise."""
+        return not self.faults
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns between the recipe's name and the verdict; a column that no Run has anything for is left out."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+
+
+def results(runs: Sequence[Run], comparison: Comparison | None) -> Table:
+    """Latency, throughput, memory, quality, share of the limit and verdict of every Run, valid or not."""
+    names = labels(runs)
+    rows = {row.run_id: row for row in comparison.rows} if comparison else {}
+    baseline_id = comparison.baseline.id if comparison else None
+    columns = _columns(runs)
+    lines = tuple(
+        Line(
+            name=names[run.id],
+            run_id=run.id,
+            cells=tuple(read(run) for _, read in columns),
+            verdict=_verdict(run, rows.get(run.id), is_baseline=run.id == baseline_id),
+            faults=faults(run),
+            note="" if run.token_share == 1 else f"{units.percent(run.token_share)} of the new tokens",
+        )
+        for run in runs
+    )
+    used = [any(line.cells[i] != Cell() for line in lines) for i in range(len(columns))]
+    kept = [i for i, is_used in enumerate(used) if is_used]
+    return Table(
+        columns=tuple(columns[i][0] for i in kept),
+        lines=tuple(replace(line, cells=tuple(line.cells[i] for i in kept)) for line in lines),
+    )
+
+
+def faults(run: Run) -> tuple[str, ...]:
+    """Why the Run's figures may not be used, a line each; () for a valid Run."""
+    if run.status != "done":
+        return (f"{run.status.upper()}: {run.error or 'the Run did not end'}", *(fault.text for fault in run.faults))
+    return tuple(fault.text for fault in run.faults)
+
+
+def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
+    columns: list[tuple[Column, Callable[[Run], Cell]]] = [
+        (
+            Column("TTFT", "time to first token: intended arrival to first output token, median of a pass"),
+            lambda run: _metric(run, "ttft_s", units.seconds),
+        ),
+        (
+            Column("ITL p50", "inter-token latency: gap between consecutive output tokens, median"),
+            lambda run: percentile_cell(run, "itl_s", 50),
+        ),
+        (
+            Column("ITL p90", "inter-token latency that 90 % of gaps do not exceed"),
+            lambda run: percentile_cell(run, "itl_s", 90),
+        ),
+        (
+            Column("ITL p99", "inter-token latency that 99 % of gaps do not exceed"),
+            lambda run: percentile_cell(run, "itl_s", 99),
+        ),
+        (
+            Column("output tok/s", "output tokens per second of the whole pass, prefill and decode"),
+            lambda run: _metric(run, "output_tok_per_s", units.number),
+        ),
+        (
+            Column("decode tok/s", "output tokens per second after the first token"),
+            lambda run: _metric(run, "decode_tok_per_s", units.number),
+        ),
+        (
+            Column("memory", "peak memory of the measuring process; below it the bytes of the weights"),
+            _memory,
+        ),
+    ]
+    measure = quality_measure(runs)
+    if measure is not None:
+        facts = QUALITY[measure]
+        quality = Column(facts.title, f"against the fp32 reference; {facts.better} is better")
+        columns.append((quality, lambda run: Cell(facts.form(run.quality.get(measure)))))
+    limit = Column("of limit", "decode rate as a share of the machine's limit for this recipe")
+    columns.append((limit, lambda run: Cell(units.percent(share_of_limit(run)))))
+    return columns
+
+
+def percentile_cell(run: Run, metric: str, q: int) -> Cell:
+    """A percentile of a latency with its interval; where it is withheld, how many samples are missing."""
+    missing = (run.metrics.get(f"{metric}.missing") or {}).get(f"p{q}")
+    return Cell(note=units.withheld(missing)) if missing else _metric(run, f"{metric}.p{q}", units.seconds)
+
+
+def _metric(run: Run, name: str, form: units.Formatter) -> Cell:
+    found = reading(run, name)
+    return Cell() if found is None else Cell(form(found["value"]), units.interval(found["low"], found["high"], form))
+
+
+def _memory(run: Run) -> Cell:
+    weights = run.build.get("weights_bytes")
+    note = "" if weights is None else f"weights {units.size(weights)}"
+    return Cell(units.size(run.build.get("peak_memory_bytes")), note)
+
+
+def _verdict(run: Run, row: Row | None, *, is_baseline: bool) -> Verdict:
+    if run.status != "done":
+        return Verdict("invalid", Cell(run.status.upper()))
+    if run.faults:
+        return Verdict("invalid", Cell("INVALID", ", ".join(fault.code for fault in run.faults)))
+    if is_baseline:
+        return Verdict("baseline", Cell("baseline"))
+    if row is None:
+        return Verdict("alone", Cell())
+    if row.decision is None:
+        return Verdict("refused", Cell("not compared", row.refusal))
+    found = row.decision.ratio
+    text = f"{units.ratio(found.value)} {row.decision.verdict}"
+    return Verdict(row.decision.verdict.replace(" ", "-"), Cell(text, units.interval(found.low, found.high)))

@@ -1,0 +1,42 @@
+import pytest
+
+from labkit.bench import contention as module
+from labkit.bench.contention import CoreTime
+
+
+def core_time(wall_s, busy_s, own_s):
+    return CoreTime(wall_s, busy_s, own_s, 2)
+
+
+def test_contention_is_the_core_time_that_was_not_ours():
+    before, after = core_time(0.0, 10.0, 5.0), core_time(10.0, 25.0, 18.0)  # 15 s busy, 13 s ours, 20 s in all
+    assert before.contention(after) == pytest.approx(0.1)
+
+
+def test_contention_never_leaves_its_range():
+    assert core_time(0.0, 0.0, 0.0).contention(core_time(1.0, 0.5, 2.0)) == 0
+    assert core_time(0.0, 0.0, 0.0).contention(core_time(1.0, 9.0, 0.0)) == 1
+    assert core_time(1.0, 0.0, 0.0).contention(core_time(1.0, 0.0, 0.0)) == 0
+
+
+def test_systems_that_do_not_tell_report_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_STAT", tmp_path / "absent")
+    before = CoreTime.now()
+    assert before.busy_s is None
+    assert before.contention(CoreTime.now()) == 0
+
+
+def test_busy_time_is_of_our_cores_with_steal_and_without_idle(monkeypatch, tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 20 30 1000 500 4 5 41 7 7\ncpu1 1 1 1 1 1 1 1 1 1 1\nintr 5\n")
+    monkeypatch.setattr(module, "_STAT", stat)
+    monkeypatch.setattr(module.os, "sysconf", lambda name: 100)
+    assert module._busy_s({0}) == pytest.approx(2.0)
+    assert module._busy_s({0, 1}) == pytest.approx(2.06)
+
+
+def test_own_work_is_not_contention():
+    before = CoreTime.now()
+    sum(range(3_000_000))
+    after = CoreTime.now()
+    assert after.own_s > before.own_s

@@ -1,0 +1,68 @@
+"""Every test session has its own LABKIT_HOME, two threads and no network."""
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before any test module is imported: OpenMP and the hub client read their environment once, when they load.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    OMP_NUM_THREADS="2",
+    TOKENIZERS_PARALLELISM="false",
+    TF_CPP_MIN_LOG_LEVEL="3",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def labkit_home() -> Iterator[Path]:
+    """The folder that this session's history and cache go to; child processes inherit it."""
+    with tempfile.TemporaryDirectory(prefix="labkit-tests-", ignore_cleanup_errors=True) as folder:
+        os.environ["LABKIT_HOME"] = folder
+        yield Path(folder)
+        del os.environ["LABKIT_HOME"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """A test that reaches for another machine fails; loopback stays open."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX and not str(address).startswith(("('127.", "('localhost'", "('::1'")):
+            raise AssertionError(f"a test tried to connect to {address!r}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a two-layer Llama with random weights and a byte tokenizer, sized so that every kernel takes it."""
+    from labkit.model.config import ModelConfig
+    from labkit.model.random_weights import write_random_weights
+    from labkit.model.tokenizer import write_byte_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 320,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    write_random_weights(ModelConfig.from_dict(config), folder)
+    write_byte_tokenizer(folder / "tokenizer.json")
+    return str(folder)

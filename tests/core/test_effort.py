@@ -1,0 +1,25 @@
+import pytest
+
+from labkit.core.effort import EFFORTS
+from labkit.core.inference import MAX_BLOCKS, MIN_BLOCKS
+
+
+def test_more_effort_never_means_less_of_anything():
+    quick, standard, rigorous = EFFORTS["quick"], EFFORTS["standard"], EFFORTS["rigorous"]
+    for key in ("warmup_cap_s", "min_blocks", "max_blocks", "target_pass_s", "quality_tokens", "proof_prompts"):
+        assert getattr(quick, key) <= getattr(standard, key) <= getattr(rigorous, key), key
+
+
+def test_every_effort_can_reach_a_verdict():
+    for effort in EFFORTS.values():
+        assert MIN_BLOCKS <= effort.min_blocks <= effort.max_blocks <= MAX_BLOCKS
+
+
+def test_a_published_table_rests_on_five_processes_and_thirty_blocks():
+    assert EFFORTS["rigorous"].num_processes >= 5
+    assert EFFORTS["rigorous"].min_blocks == 30
+
+
+@pytest.mark.parametrize(("pass_s", "share"), [(0.1, 1.0), (0.5, 1.0), (1.0, 0.5), (50.0, 0.01)])
+def test_only_slow_recipes_run_fewer_tokens(pass_s, share):
+    assert EFFORTS["quick"].token_share(pass_s) == pytest.approx(share)

@@ -1,0 +1,126 @@
+import math
+
+import pytest
+
+from labkit.core.metrics import geometric_mean, pass_values, summarize
+from labkit.core.stats import Estimate
+from labkit.core.trace import RequestTrace, Trace
+
+
+def request(arrival_s, scheduled_s, output_s, prompt_tokens=10):
+    return RequestTrace(arrival_s, arrival_s, scheduled_s, tuple(output_s), (7,) * len(output_s), prompt_tokens)
+
+
+def one_request_pass(ttft_s=0.2, itl_s=0.1, num_outputs=5):
+    output_s = [ttft_s + itl_s * index for index in range(num_outputs)]
+    return Trace((request(0.0, 0.05, output_s),), output_s[-1])
+
+
+def test_single_stream_pass_has_every_metric_as_defined():
+    values = pass_values(one_request_pass())
+    assert values == pytest.approx(
+        {
+            "output_tok_per_s": 5 / 0.6,
+            "requests_per_s": 1 / 0.6,
+            "prefill_tok_per_s": 10 / 0.15,
+            "decode_tok_per_s": 4 / 0.4,
+            "ttft_s": 0.2,
+            "tpot_s": 0.1,
+            "e2e_s": 0.6,
+        }
+    )
+
+
+def test_rates_of_requests_one_after_another_sum_their_phases():
+    first, second = request(0.0, 0.0, [0.1, 0.3]), request(0.3, 0.3, [0.5, 0.6])
+    values = pass_values(Trace((first, second), 0.6))
+    assert values["prefill_tok_per_s"] == pytest.approx(20 / (0.1 + 0.2))
+    assert values["decode_tok_per_s"] == pytest.approx(2 / (0.2 + 0.1))
+
+
+def test_rates_of_a_batch_count_shared_time_once():
+    batch = tuple(request(0.0, 0.0, [0.1, 0.2, 0.3]) for _ in range(4))
+    values = pass_values(Trace(batch, 0.3))
+    assert values["prefill_tok_per_s"] == pytest.approx(40 / 0.1)
+    assert values["decode_tok_per_s"] == pytest.approx(8 / 0.2)
+
+
+def test_server_rates_hold_for_the_steady_window_only():
+    requests = [request(float(index), index + 0.5, [index + 1.0, index + 1.5]) for index in range(10)]
+    trace = Trace(tuple(requests), 100.0)  # a long drain, which must not dilute the rate
+    values = pass_values(trace, scenario="server")
+    # after the first output at 1 s and until the last arrival at 9 s: 1.5, 2.0, … 9.0
+    assert values["output_tok_per_s"] == pytest.approx(16 / 8)
+    assert values["requests_per_s"] == pytest.approx(8 / 8)
+    assert pass_values(trace)["output_tok_per_s"] == pytest.approx(20 / 100)
+
+
+def test_metrics_without_data_are_absent():
+    one_output = Trace((request(0.0, 0.0, [0.1]),), 0.1)
+    assert {"tpot_s", "decode_tok_per_s"}.isdisjoint(pass_values(one_output))
+    assert pass_values(Trace((request(0.0, 0.0, []),), 0.0)) == {}
+    assert pass_values(Trace((), 1.0)) == {}
+    assert summarize([]) == {}
+    assert not any(name.startswith(("itl_s", "tpot_s")) for name in summarize([one_output] * 20))
+
+
+def test_a_rate_that_one_pass_lacks_is_not_estimated_from_the_others():
+    silent = Trace((request(0.0, 0.0, []),), 1.0)
+    assert "output_tok_per_s" not in summarize([one_request_pass(), silent])
+
+
+def test_pass_estimates_state_the_level_that_their_number_allows():
+    metrics = summarize([one_request_pass(ttft_s=0.2 + 0.001 * index) for index in range(4)])
+    assert metrics["ttft_s"]["level"] == pytest.approx(1 - 2 / 2**4)
+    assert metrics["ttft_s"]["low"] <= metrics["ttft_s"]["value"] <= metrics["ttft_s"]["high"]
+    assert Estimate(**metrics["ttft_s"]).num_samples == 4
+
+
+def test_percentiles_below_the_gate_are_withheld_and_say_what_is_missing():
+    metrics = summarize([one_request_pass() for _ in range(20)])
+    assert metrics["ttft_s.p50"]["value"] == pytest.approx(0.2)
+    assert metrics["ttft_s.p90"] is None
+    assert metrics["ttft_s.p99"] is None
+    assert metrics["ttft_s.missing"] == {"p90": 44, "p95": 110, "p99": 642}
+
+
+def test_percentiles_are_stated_once_there_are_enough_samples():
+    passes = [one_request_pass(ttft_s=0.001 * (1 + index)) for index in range(700)]
+    metrics = summarize(passes)
+    assert metrics["ttft_s.p50"]["value"] == pytest.approx(0.3505)
+    assert metrics["ttft_s.p90"]["value"] == pytest.approx(0.63)
+    assert metrics["ttft_s.p99"]["value"] == pytest.approx(0.693)
+    assert "ttft_s.missing" not in metrics
+
+
+def test_gaps_are_pooled_over_requests_and_withheld_for_few_of_them():
+    metrics = summarize([one_request_pass(itl_s=0.1 + 0.001 * (index % 7), num_outputs=40) for index in range(40)])
+    assert metrics["itl_s.p50"]["num_samples"] == 40 * 39
+    assert metrics["itl_s.p50"]["value"] == pytest.approx(0.103)
+    few = summarize([one_request_pass(num_outputs=200)] * 7)
+    assert few["itl_s.p50"] is None
+    assert few["itl_s.missing"]["p50"] == 199  # one more request of the same length
+
+
+def test_requests_of_a_batch_do_not_count_as_independent():
+    def batch(ttft_s):
+        return Trace(tuple(request(0.0, 0.0, [ttft_s, ttft_s + 0.1]) for _ in range(8)), ttft_s + 0.1)
+
+    passes = [batch(0.1 + 0.01 * index) for index in range(8)]
+    metrics = summarize(passes)
+    assert metrics["ttft_s.p50"] is None  # 64 values, but worth 8
+    assert metrics["ttft_s.missing"]["p50"] >= 1
+
+
+def test_queue_and_prefill_add_up_to_the_first_token():
+    trace = Trace((request(0.1, 0.4, [1.0, 1.1]),), 1.1)
+    metrics = summarize([trace] * 12)
+    queue_s, prefill_s, ttft_s = (metrics[f"{name}.p50"]["value"] for name in ("queue_s", "prefill_s", "ttft_s"))
+    assert (queue_s, prefill_s) == pytest.approx((0.3, 0.6))
+    assert ttft_s == pytest.approx(queue_s + prefill_s)
+
+
+def test_geometric_mean_of_rates_is_the_inverse_of_that_of_times():
+    rates = [2.0, 3.0, 5.0, 4.0]
+    assert geometric_mean(rates).value == pytest.approx(math.prod(rates) ** 0.25)
+    assert geometric_mean(rates).value == pytest.approx(1 / geometric_mean([1 / rate for rate in rates]).value)

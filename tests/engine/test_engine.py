@@ -1,0 +1,140 @@
+"""The engine serves what was asked, in the order of its scheduler, and its exact techniques leave the output as it was."""
+
+from collections.abc import Callable
+
+import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from labkit.core.errors import UsageError
+from labkit.core.trace import Trace
+from labkit.core.workload import Request, Workload, WorkloadSpec
+from labkit.engine.cost import LAUNCHES_OUTSIDE, LAUNCHES_PER_LAYER
+from labkit.engine.engine import Engine
+
+MakeEngine = Callable[[str], Engine]
+
+
+def mixed_lengths() -> Workload:
+    lengths = ((3, 9), (20, 2), (11, 5), (7, 12), (1, 1))
+    return Workload(
+        "mixed", "offline", tuple(Request(tuple(range(5, 5 + n)), new, prompt_tokens=n) for n, new in lengths)
+    )
+
+
+def outputs(trace: Trace) -> list[tuple[int, ...]]:
+    return [request.output_ids for request in trace.requests]
+
+
+def test_every_request_gets_its_tokens_at_rising_times(make_engine: MakeEngine) -> None:
+    engine = make_engine("kv_cache + static_batching(size=2)")
+    trace = engine.serve(engine.prepare(mixed_lengths()))
+    assert [len(request.output_ids) for request in trace.requests] == [9, 2, 5, 12, 1]
+    for request in trace.requests:
+        times = (request.arrival_s, request.sent_s, request.scheduled_s, *request.output_s, trace.duration_s)
+        assert list(times) == sorted(times)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "kv_cache",
+        "kv_cache(block_size=1)",
+        "static_batching(size=3)",
+        "kv_cache + static_batching(size=2)",
+        "kv_cache + static_batching(size=8)",
+        "kv_cache + static_batching(size=3) + threads(num=1)",
+    ],
+)
+def test_exact_recipes_give_the_tokens_of_the_baseline(make_engine: MakeEngine, recipe: str) -> None:
+    workload = mixed_lengths()
+    baseline, engine = make_engine(""), make_engine(recipe)
+    expected = outputs(baseline.serve(baseline.prepare(workload)))
+    for _ in range(2):  # the second pass finds the cache used
+        assert outputs(engine.serve(engine.prepare(workload))) == expected
+
+
+def test_the_naive_engine_takes_one_request_at_a_time(make_engine: MakeEngine) -> None:
+    engine = make_engine("")
+    trace = engine.serve(engine.prepare(mixed_lengths()))
+    assert trace.counters["steps"] == 9 + 2 + 5 + 12 + 1
+    ends = [request.output_s[-1] for request in trace.requests]
+    starts = [request.scheduled_s for request in trace.requests]
+    assert all(start >= end for start, end in zip(starts[1:], ends[:-1], strict=True))
+
+
+def test_a_static_batch_takes_the_steps_of_its_longest(make_engine: MakeEngine) -> None:
+    engine = make_engine("kv_cache + static_batching(size=3)")
+    trace = engine.serve(engine.prepare(mixed_lengths()))
+    assert trace.counters["steps"] == 9 + 12
+
+
+def test_single_stream_sends_a_request_when_the_one_before_is_done(make_engine: MakeEngine) -> None:
+    engine = make_engine("kv_cache")
+    spec = WorkloadSpec("stream", "single_stream", prompt_tokens=8, new_tokens=4, num_requests=3)
+    requests = engine.serve(engine.prepare(spec.draw(0))).requests
+    for before, after in zip(requests, requests[1:], strict=False):
+        assert before.output_s[-1] <= after.arrival_s == after.sent_s
+
+
+def test_a_server_workload_is_served_to_the_end(make_engine: MakeEngine) -> None:
+    engine = make_engine("kv_cache + static_batching(size=3)")
+    spec = WorkloadSpec("load", "server", prompt_tokens=8, new_tokens=4, num_requests=7, rate_per_s=200.0)
+    trace = engine.serve(engine.prepare(spec.draw(0)))
+    assert [len(request.output_ids) for request in trace.requests] == [4] * 7
+    assert all(request.sent_s >= request.arrival_s for request in trace.requests)
+
+
+def test_a_request_beyond_the_context_is_refused_before_anything_runs(make_engine: MakeEngine) -> None:
+    engine = make_engine("")
+    spec = WorkloadSpec("long", "offline", prompt_tokens=250, new_tokens=7)
+    with pytest.raises(UsageError, match="250 prompt and 7 new tokens were asked for; .* holds 256 positions"):
+        engine.prepare(spec.draw(0))
+
+
+def test_a_pass_that_breaks_off_leaves_the_engine_usable(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine("kv_cache + static_batching(size=2)")
+    workload = mixed_lengths()
+    expected = outputs(engine.serve(engine.prepare(workload)))
+    execute, calls = engine.executor.execute, []
+
+    def interrupt(sequences):  # type: ignore[no-untyped-def]
+        calls.append(sequences)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return execute(sequences)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.executor, "execute", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            engine.serve(engine.prepare(workload))
+    assert outputs(engine.serve(engine.prepare(workload))) == expected
+    assert engine.cache is not None
+    assert len(engine.cache.free_slots) == engine.cache.num_slots
+
+
+class CountingMode(TorchDispatchMode):
+    """Counts the operations that reach a kernel or make a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_cost_model_counts_the_dispatches_of_a_decode_step(make_engine: MakeEngine) -> None:
+    engine = make_engine("kv_cache + precision")
+    counts = []
+    for new_tokens in (4, 8):
+        spec = WorkloadSpec("count", "single_stream", prompt_tokens=8, new_tokens=new_tokens)
+        prepared = engine.prepare(spec.draw(0))
+        with CountingMode() as mode:
+            engine.serve(prepared)
+        counts.append(mode.count)
+    per_step = (counts[1] - counts[0]) / 4
+    modelled = LAUNCHES_PER_LAYER * engine.model.config.num_layers + LAUNCHES_OUTSIDE
+    assert abs(per_step / modelled - 1) < 0.15

@@ -1,0 +1,128 @@
+"""Scheduler, sampler and cache, each alone."""
+
+import pytest
+import torch
+
+from labkit.engine.cache import KVCache
+from labkit.engine.sampler import Greedy, TopP
+from labkit.engine.scheduler import OneAtATime, StaticBatch
+from labkit.engine.sequence import Sequence
+from labkit.model.config import ModelConfig
+
+CONFIG = ModelConfig(
+    vocab_size=8, hidden_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4, intermediate_size=8,
+    max_positions=64,
+)  # fmt: skip
+
+
+def sequence(index: int = 0, *, prompt: int = 3, new: int = 2) -> Sequence:
+    return Sequence(index, [1] * prompt, new, 0.0)
+
+
+def test_a_static_batch_waits_until_it_is_full() -> None:
+    scheduler = StaticBatch(2)
+    scheduler.add(sequence(0))
+    assert scheduler.schedule(is_more_coming=True) == []
+    scheduler.add(sequence(1))
+    assert len(scheduler.schedule(is_more_coming=True)) == 2
+
+
+def test_a_static_batch_starts_short_when_nothing_more_will_come() -> None:
+    scheduler = StaticBatch(4)
+    scheduler.add(sequence())
+    assert len(scheduler.schedule(is_more_coming=False)) == 1
+
+
+def test_a_static_batch_leaves_together() -> None:
+    scheduler = StaticBatch(2)
+    short, long = sequence(0, new=1), sequence(1, new=2)
+    scheduler.add(short), scheduler.add(long)
+    scheduler.schedule(is_more_coming=False)
+    short.append(1, 0.1), long.append(1, 0.1)
+    assert scheduler.retire() == []
+    assert scheduler.schedule(is_more_coming=False) == [long]
+    long.append(1, 0.2)
+    assert scheduler.retire() == [short, long]
+
+
+def test_one_at_a_time_is_a_batch_of_one() -> None:
+    scheduler = OneAtATime()
+    scheduler.add(sequence(0)), scheduler.add(sequence(1))
+    assert [item.index for item in scheduler.schedule(is_more_coming=True)] == [0]
+
+
+def test_greedy_takes_the_likeliest_and_the_lowest_of_equals() -> None:
+    assert Greedy()(torch.tensor([[0.0, 2.0, 2.0], [5.0, 1.0, 2.0]])).tolist() == [1, 0]
+
+
+def test_top_p_samples_only_the_nucleus_in_its_proportions() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).expand(20_000, 4)
+    counts = torch.bincount(TopP(top_p=0.75, seed=3)(logits), minlength=4) / 20_000
+    assert counts[2:].sum() == 0
+    assert counts[0].item() == pytest.approx(0.5 / 0.8, abs=0.02)
+
+
+def test_the_same_seed_samples_the_same_tokens() -> None:
+    logits = torch.randn(64, 50)
+    first, second, other = (TopP(temperature=0.8, seed=seed)(logits) for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}])
+def test_impossible_sampler_settings_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="allowed"):
+        TopP(**settings)
+
+
+def make_cache(block_size: int = 4) -> KVCache:
+    return KVCache(CONFIG, dtype=torch.float32, compute_dtype=torch.float32, device="cpu", block_size=block_size)
+
+
+def test_the_cache_grows_in_blocks_and_keeps_what_it_holds() -> None:
+    cache = make_cache()
+    first = sequence(prompt=3, new=2)
+    cache.admit([first])
+    assert cache.capacity == 8
+    keys = torch.randn(1, 1, 3, 4)
+    cache.view([first], 3).append(1, keys, keys)
+    second = sequence(prompt=10, new=7)
+    cache.admit([second])
+    assert (cache.capacity, cache.num_slots) == (20, 2)
+    assert torch.equal(cache.layers[1][0][0, :, :3], keys[0])
+    assert cache.num_bytes == cache.num_slots * 5 * cache.block_bytes
+
+
+def test_poisoned_memory_never_reaches_attention() -> None:
+    cache = make_cache()
+    pair = [sequence(0, prompt=5, new=3), sequence(1, prompt=2, new=3)]
+    cache.admit(pair)
+    for keys, values in cache.layers:
+        keys.fill_(float("nan")), values.fill_(float("nan"))
+    lone = pair[:1]
+    new = torch.randn(1, 1, 5, 4)
+    keys, _ = cache.view(lone, 5).append(0, new, new)
+    assert torch.equal(keys, new)
+
+
+def test_ragged_sequences_append_at_their_own_length() -> None:
+    cache = make_cache()
+    pair = [sequence(0, prompt=5, new=3), sequence(1, prompt=2, new=3)]
+    cache.admit(pair)
+    pair[0].num_cached, pair[1].num_cached = 5, 2
+    new = torch.randn(2, 1, 1, 4)
+    view = cache.view(pair, 1)
+    keys, _ = view.append(0, new, new)
+    assert view.is_ragged
+    assert view.positions.tolist() == [[5], [2]]
+    assert torch.equal(keys[0, :, 5], new[0, :, 0])
+    assert torch.equal(keys[1, :, 2], new[1, :, 0])
+
+
+def test_released_slots_are_used_again() -> None:
+    cache = make_cache()
+    pair = [sequence(0), sequence(1)]
+    cache.admit(pair)
+    cache.release(pair)
+    cache.admit([sequence(2), sequence(3)])
+    assert cache.num_slots == 2

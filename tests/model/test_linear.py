@@ -1,0 +1,117 @@
+"""Every kernel against the dequantized product; joined layers against their parts."""
+
+import pytest
+import torch
+
+from labkit.model import linear
+from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear
+from labkit.optimizations.quantize import round_groups, round_rows
+
+
+def quantized(bits: int, *, rows: int = 96, columns: int = 128, seed: int = 0) -> QuantizedLinear:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    if bits == 8:
+        codes, scales = round_rows(weight)
+        return QuantizedLinear(codes, scales, None, bits=8)
+    return QuantizedLinear(*round_groups(weight, 32), bits=4)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_a_kernel_multiplies_by_the_dequantized_matrix(kernel: Kernel, dtype: torch.dtype, num_rows: int) -> None:
+    bits = 8 if "8" in kernel.name else 4
+    # an odd number of columns in a group keeps a layer away from the int4 kernels, so that the fallback takes it
+    layer = quantized(bits, rows=90 if kernel.name == "dequantize4" else 96)
+    if not kernel.is_usable(layer):
+        pytest.skip(f"{kernel.name} runs elsewhere")
+    expected_weight = layer.dequantized()
+    layer.pack()
+    x = torch.randn(num_rows, layer.in_features, generator=torch.Generator().manual_seed(1)).to(dtype)
+    expected = x.float() @ expected_weight.T
+    actual = kernel.multiply(layer, x)
+    assert actual.dtype == dtype
+    error = (actual.float() - expected).norm() / expected.norm()
+    assert error < 6e-3  # bf16 keeps 8 bits
+
+
+def test_eight_bits_err_by_at_most_half_a_step() -> None:
+    weight = torch.randn(64, 256)
+    codes, scales = round_rows(weight)
+    step = scales.float()[:, None]
+    inside = codes.abs() < 127  # bf16 scales round down at times, and then the largest weights are clipped
+    assert ((codes * step - weight).abs() <= step / 2 + 1e-6)[inside].all()
+    assert inside.float().mean() > 0.9
+
+
+def test_shrunk_ranges_never_err_more_than_the_full_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(32, 128) ** 3
+
+    def error() -> torch.Tensor:
+        codes, scales, zeros = round_groups(weight, 32)
+        return (QuantizedLinear(codes, scales, zeros, bits=4).dequantized() - weight).square().view(32, 4, 32).sum(-1)
+
+    best = error()
+    monkeypatch.setattr("labkit.optimizations.quantize.SHRINKS", (1.0,))
+    full = error()
+    assert (best <= full + 1e-9).all()
+    assert best.sum() < 0.95 * full.sum()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_joined_layers_give_their_outputs_side_by_side(bits: int) -> None:
+    parts = [quantized(bits, rows=rows, seed=rows) for rows in (64, 32, 32)]
+    x = torch.randn(2, 5, 128)
+    expected = torch.cat([x @ part.dequantized().T for part in parts], dim=-1)
+    joined = Linear.joined(parts)
+    assert isinstance(joined, QuantizedLinear)
+    joined.pack()
+    assert torch.allclose(joined(x), expected, atol=0.02 * expected.abs().max().item())
+
+
+def test_joined_float_layers_keep_their_biases() -> None:
+    parts = [Linear(8, rows, bias=True) for rows in (3, 5)]
+    for part in parts:
+        torch.nn.init.normal_(part.weight)
+        assert part.bias is not None
+        torch.nn.init.normal_(part.bias)
+    x = torch.randn(4, 8)
+    joined = Linear.joined(parts)
+    assert joined is not None
+    assert torch.allclose(joined(x), torch.cat([part(x) for part in parts], -1), atol=1e-6)
+
+
+def test_layers_of_different_kinds_are_not_joined() -> None:
+    assert Linear.joined([quantized(8), quantized(4)]) is None
+    assert Linear.joined([Linear(128, 4), quantized(8)]) is None
+
+
+def test_the_choice_of_kernel_is_made_once_for_a_shape_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "CHOICES", {})
+    first, second = quantized(8, seed=1), quantized(8, seed=2)
+    first.pack(), second.pack()
+    for layer in (first, second):
+        layer(torch.randn(3, 128))
+        layer(torch.randn(4, 128))  # 3 and 4 rows share the power of two
+    assert [(shape.bits, shape.rows) for shape in linear.CHOICES] == [(8, 4)]
+    (choice,) = linear.CHOICES.values()
+    assert choice.seconds > 0
+    assert second.kernels == {3: choice.kernel, 4: choice.kernel}
+
+
+def test_packed_layers_take_the_bytes_of_their_bits() -> None:
+    for bits, expected in ((8, 96 * 128 + 96 * 2), (4, 96 * 64 + 2 * 2 * 96 * 4)):
+        layer = quantized(bits)
+        layer.pack()
+        assert layer.num_bytes == expected
+
+
+def test_without_the_private_operators_the_fallback_remains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_has", lambda name: False)
+    for bits in (8, 4):
+        layer = quantized(bits)
+        weight = layer.dequantized()
+        layer.pack()
+        assert list(layer.packed) == [f"dequantize{bits}"]
+        x = torch.randn(2, 128)
+        assert torch.allclose(layer(x), x @ weight.T, atol=2e-2)

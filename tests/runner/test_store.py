@@ -1,0 +1,122 @@
+import multiprocessing
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from labkit.core.errors import StoreError
+from labkit.core.run import Pass, Run
+from labkit.core.trace import RequestTrace, Trace
+from labkit.runner.store import VERSION, Store
+
+
+def make_run(id: str, **changes: object) -> Run:
+    trace = Trace((RequestTrace(0.0, 0.0, 0.0, (0.1, 0.2), (1, 2), 4),), 0.2)
+    run = Run(
+        id=id,
+        group="g",
+        created_utc=f"2026-01-01T00:00:00.{id[-1]}",
+        recipe="kv_cache",
+        workload={"name": "chat"},
+        workload_hash="w",
+        model={"name": "pylm"},
+        device="cpu",
+        machine={},
+        effort="quick",
+        passes=(Pass(0, trace),),
+    )
+    return replace(run, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "runs.sqlite3")
+
+
+def test_a_stored_run_comes_back_equal(store: Store) -> None:
+    store.add(make_run("a1"))
+    assert store.get("a1") == make_run("a1")
+
+
+def test_runs_come_newest_first_and_filtered(store: Store) -> None:
+    for id in ("a1", "a2", "a3"):
+        store.add(make_run(id, group=id, device="cuda" if id == "a2" else "cpu"))
+    assert [run.id for run in store.runs()] == ["a3", "a2", "a1"]
+    assert [run.id for run in store.runs(limit=1)] == ["a3"]
+    assert [run.id for run in store.runs(device="cuda")] == ["a2"]
+    assert [run.id for run in store.runs(group="a1", model="pylm", status="done")] == ["a1"]
+    assert store.runs(model="other") == ()
+
+
+def test_a_later_state_replaces_the_earlier_one(store: Store) -> None:
+    store.add(make_run("a1", status="interrupted"))
+    store.add(make_run("a1", status="done"))
+    assert [run.status for run in store.runs()] == ["done"]
+    assert store.runs(status="interrupted") == ()
+
+
+def test_an_id_may_be_shortened_as_long_as_it_is_unique(store: Store) -> None:
+    for id in ("abc1", "abd2"):
+        store.add(make_run(id))
+    assert store.get("abc").id == "abc1"
+    for asked, seen in (("ab", "several Runs begin so"), ("x", "no Run has it"), ("", "no Run"), ("%", "no Run")):
+        with pytest.raises(StoreError, match=seen):
+            store.get(asked)
+
+
+def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.close()
+    with pytest.raises(StoreError, match=rf"schema {VERSION + 1}; this labkit reads up to {VERSION}; upgrade labkit"):
+        Store(path)
+
+
+def test_a_file_that_is_no_history_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite3"
+    path.write_text("not a database" * 100)
+    with pytest.raises(StoreError, match=f"{path} cannot be opened: file is not a database"):
+        Store(path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot be opened: .*; export the Runs with --json, or set LABKIT_HOME"):
+        Store(tmp_path / "file" / "runs.sqlite3")
+
+
+@pytest.mark.parametrize(
+    ("pragma", "cause"), [("query_only = ON", "readonly database"), ("max_page_count = 1", "disk is full")]
+)
+def test_a_file_that_cannot_be_written_is_one_line(store: Store, pragma: str, cause: str) -> None:
+    store._connection.execute(f"PRAGMA {pragma}")
+    long = make_run("a1", error="x" * 100_000)
+    with pytest.raises(StoreError, match=f"{store.path} cannot be written: .*{cause}.*; export the Runs with --json"):
+        store.add(long)
+    assert store.runs() == ()
+
+
+def test_writes_wait_for_the_disk(store: Store) -> None:
+    assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+def test_two_processes_share_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite3"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_runs, args=(path, name)) for name in "abc"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(timeout=60)
+        assert writer.exitcode == 0
+    with Store(path) as store:
+        assert len(store.runs()) == 3 * 20
+
+
+def write_runs(path: Path, name: str) -> None:
+    with Store(path) as store:
+        for number in range(20):
+            store.add(make_run(f"{name}{number}"))

@@ -1,0 +1,222 @@
+"""The commands, with measuring replaced by Runs made on the spot."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from labkit import cli
+from labkit.core.errors import UsageError
+from labkit.core.metrics import summarize
+from labkit.core.run import Fault, Pass, Run
+from labkit.core.trace import RequestTrace, Trace
+from labkit.runner.session import Session
+from labkit.runner.store import FILE_NAME, Store
+
+
+def made_run(entry, plan, *, position, faults=()):
+    """A Run with ten passes of known speed."""
+    traces = []
+    for block in range(10):
+        step_s = (0.02 if position == 0 else 0.01) * (1 + 0.001 * block)
+        output_s = tuple(step_s * (index + 1) for index in range(16))
+        traces.append(Trace((RequestTrace(0.0, 0.0, 0.0, output_s, tuple(range(16)), 8),), output_s[-1]))
+    return Run(
+        id=f"run{position}",
+        group="only",
+        created_utc=f"2030-01-01T00:00:{position:02d}+00:00",
+        recipe=entry.recipe,
+        workload=plan.spec.to_dict(),
+        workload_hash=plan.spec.hash,
+        model={"name": plan.model, "hash": "h"},
+        device=entry.device,
+        machine={"fingerprint": "f"},
+        effort=plan.effort,
+        passes=tuple(Pass(block, trace) for block, trace in enumerate(traces)),
+        metrics=summarize(traces),
+        faults=tuple(faults),
+    )
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def plans(home, monkeypatch):
+    """Plans that were handed to `Session.measure`, which answers at once and keeps the Runs."""
+    seen = []
+
+    def measure(self, plan, *, on_progress=None, cancel=None):
+        seen.append(plan)
+        on_progress and on_progress(type("Progress", (), {"fraction": 0.5, "text": "half"})())
+        runs = tuple(made_run(entry, plan, position=i) for i, entry in enumerate(plan.entries))
+        for run in runs:
+            self._keep(run)
+        return runs
+
+    monkeypatch.setattr(Session, "measure", measure)
+    return seen
+
+
+BENCH = ["bench", "--recipe", "", "--recipe", "kv_cache"]
+
+
+def test_json_on_stdout_is_json_and_nothing_else(plans, capsys):
+    assert cli.main([*BENCH, "--json", "-"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert fields["schema"] == 1
+    assert [run["recipe"] for run in fields["runs"]] == ["", "kv_cache"]
+    assert fields["runs"][0]["passes"][0]["trace"]["requests"][0]["output_s"]
+    assert fields["comparisons"][0]["rows"][0]["decision"]["verdict"] == "faster"
+
+
+def test_without_json_the_table_is_on_stdout(plans, capsys):
+    assert cli.main(BENCH) == 0
+    assert "faster" in capsys.readouterr().out
+
+
+def test_options_reach_the_plan(plans):
+    sizes = ["--prompt-tokens", "8", "--new-tokens", "16", "--batch", "4", "--seed", "7"]
+    assert cli.main([*BENCH, *sizes, "--model", "llama-125m", "--effort", "standard"]) == 0
+    (plan,) = plans
+    assert (plan.model, plan.effort, plan.seed, plan.devices) == ("llama-125m", "standard", 7, ("cpu",))
+    assert (plan.spec.prompt_tokens, plan.spec.new_tokens, plan.spec.num_requests) == (8, 16, 4)
+    assert plan.spec.scenario == "offline"
+
+
+def test_files_are_written_where_asked(plans, tmp_path):
+    page, runs = tmp_path / "report.html", tmp_path / "runs.json"
+    assert cli.main([*BENCH, "--report", str(page), "--json", str(runs)]) == 0
+    assert page.read_text().startswith("<!doctype html>")
+    assert len(json.loads(runs.read_text())["runs"]) == 2
+
+
+def test_an_invalid_run_makes_exit_code_1(plans, monkeypatch, capsys):
+    def measure(self, plan, **_):
+        fault = Fault("drift", "seen", "allowed", "remedy")
+        return tuple(made_run(entry, plan, position=i, faults=[fault] * i) for i, entry in enumerate(plan.entries))
+
+    monkeypatch.setattr(Session, "measure", measure)
+    assert cli.main(BENCH) == 1
+    assert "INVALID" in capsys.readouterr().out
+
+
+def test_an_error_is_one_line_on_stderr(plans, monkeypatch, capsys):
+    def measure(self, plan, **_):
+        raise UsageError("model 'x' was asked for;\nallowed: pylm")
+
+    monkeypatch.setattr(Session, "measure", measure)
+    assert cli.main(BENCH) == 2
+    assert capsys.readouterr().err == "labkit: model 'x' was asked for; allowed: pylm\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bench", "--workload", "nope"],
+        ["bench", "--effort", "nope"],
+        ["bench", "--device", "nope"],
+        ["bench", "--prompt-tokens", "0"],
+        ["bench", "--batch", "-1"],
+        ["bench", "--batch", "many"],
+        ["bench", "--nope"],
+        ["nope"],
+        ["bench", "--report", "report.docx"],
+        ["bench", "--json", "no/such/folder/runs.json"],
+        ["export", "--out", "x", "--format", "nope"],
+        ["report", "--last"],
+        ["report", "--last", "--out", "x.html"],
+    ],
+)
+def test_wrong_use_is_exit_code_2_before_anything_is_measured(plans, arguments, capsys):
+    assert cli.main(arguments) == 2
+    assert plans == []
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+def test_a_cancelled_session_keeps_what_it_has_and_ends_with_130(plans, monkeypatch, tmp_path):
+    def measure(self, plan, *, cancel, **_):
+        os.kill(os.getpid(), 2)
+        assert cancel.wait(5)
+        return tuple(made_run(entry, plan, position=i) for i, entry in enumerate(plan.entries))
+
+    monkeypatch.setattr(Session, "measure", measure)
+    assert threading.current_thread() is threading.main_thread()
+    assert cli.main([*BENCH, "--json", str(tmp_path / "runs.json")]) == 130
+    assert json.loads((tmp_path / "runs.json").read_text())["runs"]
+
+
+def test_the_demo_measures_both_models_and_writes_the_report(plans, tmp_path):
+    assert cli.main(["demo", "--out", str(tmp_path / "report.html")]) == 0
+    assert [plan.model for plan in plans] == ["pylm", "llama-125m"]
+    assert plans[0].recipes[0] == ""
+    assert (tmp_path / "report.html").exists()
+
+
+def test_stored_runs_are_listed_reported_and_exported(plans, home, tmp_path, capsys):
+    assert cli.main(BENCH) == 0
+    with Store(home / FILE_NAME) as store:
+        assert len(store.runs()) == 2
+    capsys.readouterr()
+    assert cli.main(["report"]) == 0
+    assert "run1" in capsys.readouterr().out
+    for name in ("report.html", "report.md", "report.csv"):
+        assert cli.main(["report", "--last", "--out", str(tmp_path / name)]) == 0
+    assert "faster than the baseline" in (tmp_path / "report.md").read_text()
+    assert cli.main(["report", "--run", "run1", "--out", str(tmp_path / "one.md")]) == 0
+    assert cli.main(["export", "--out", str(tmp_path / "raw.csv")]) == 0
+    assert len((tmp_path / "raw.csv").read_text().splitlines()) == 1 + 2 * 10 * 16
+    assert cli.main(["export", "--out", str(tmp_path / "raw.jsonl"), "--format", "jsonl", "--last"]) == 0
+    assert all(Run.from_json(line) for line in (tmp_path / "raw.jsonl").read_text().splitlines())
+
+
+def test_a_store_that_cannot_be_opened_costs_a_note_and_no_measurement(plans, home, capsys):
+    home.mkdir()
+    (home / FILE_NAME).write_text("no database at all, " * 100)
+    assert cli.main([*BENCH, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["runs"]) == 2
+    assert captured.err.count("labkit: the history") == 1
+
+
+def test_peers_stand_beside_recipes_in_one_session(plans):
+    assert cli.main(["peers", "--recipe", "kv_cache"]) == 0
+    (plan,) = plans
+    assert plan.recipes[-1] == "kv_cache"
+    assert all(recipe.startswith("peer:") for recipe in plan.recipes[:-1])
+
+
+def test_the_catalog_lists_every_technique_with_its_knobs(capsys):
+    assert cli.main(["catalog", "--json"]) == 0
+    techniques = {item["name"]: item for item in json.loads(capsys.readouterr().out)["optimizations"]}
+    assert techniques["quantize"]["knobs"]["bits"]["choices"] == [8, 4]
+    assert cli.main(["catalog"]) == 0
+    assert "kv_cache" in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("labkit ")
+
+
+def test_help_needs_no_heavy_package():
+    code = (
+        "import sys; from labkit.cli import main; main(['--help']); "
+        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'transformers'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "bench" in done.stdout
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run([sys.executable, "-m", "labkit", "nope"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2

@@ -1,0 +1,79 @@
+from labkit.bench.comparison import compare
+from labkit.ui.explain import explanation
+from labkit.ui.facts import flat, lessons
+from labkit.ui.prose import proofs, verdicts
+from labkit.ui.tables import results
+
+
+def test_a_verdict_says_factor_interval_quality_and_share(runs, comparison):
+    said = verdicts(runs, comparison)[3]
+    assert said.kind == "faster"
+    assert said.text.startswith("quantize + kv_cache is faster than the baseline: ")
+    assert "× its output rate [" in said.text
+    assert "perplexity ratio 1.002" in said.text
+    assert "% of the machine's limit" in said.text
+
+
+def test_below_eight_blocks_the_sentence_says_what_is_missing(make):
+    pair = (make("", num_blocks=5), make("kv_cache", itl_s=0.005, num_blocks=5))
+    said = verdicts(pair, compare(pair))[1]
+    assert said.kind == "cannot-tell"
+    assert "3 are missing" in said.text
+
+
+def test_a_refused_run_says_why(make):
+    pair = (make(""), make("kv_cache", group="another"))
+    assert "measured in another session" in verdicts(pair, compare(pair))[1].text
+
+
+def test_a_withheld_percentile_shows_what_it_lacks(runs, comparison):
+    table = results(runs, comparison)
+    p99 = [column.title for column in table.columns].index("ITL p99")
+    assert table.lines[0].cells[p99].line == "– needs 32 more"
+
+
+def test_a_column_that_nobody_fills_is_left_out(make):
+    titles = [column.title for column in results([make("", quality={}, limit=None)], None).columns]
+    assert "perplexity ratio" not in titles
+    assert "of limit" not in titles
+
+
+def test_devices_are_named_where_runs_are_of_several(make):
+    lines = results([make(""), make("", device="cuda")], None).lines
+    assert [line.name for line in lines] == ["baseline · cpu", "baseline · cuda"]
+
+
+def test_a_run_of_fewer_tokens_says_so(make):
+    assert results([make("", token_share=0.25)], None).lines[0].note == "25.0 % of the new tokens"
+
+
+def test_a_slower_run_is_explained_by_the_term_that_grew(make):
+    terms = {"weights": 0.1, "dispatch": 0.01}
+    slow = {"weights": 0.05, "dispatch": 0.4}
+    pair = (
+        make("", itl_s=0.004, prediction={"terms": terms, "decode_tok_per_s": 100.0}),
+        make("quantize", itl_s=0.008, prediction={"terms": slow, "decode_tok_per_s": 50.0}),
+    )
+    assert "starting operations grew most, from 10.0 ms to 400 ms" in explanation(pair, compare(pair))[1]
+
+
+def test_a_run_without_prediction_is_not_explained(make):
+    assert explanation([make("peer:transformers", prediction={}, limit={})], None) == ()
+
+
+def test_a_proof_says_on_how_much_it_rests(make):
+    (line,) = proofs([make("kv_cache")])
+    assert "unchanged (4 prompts, 128 tokens in fp32, none diverged)" in line
+    failed = {"num_prompts": 4, "num_tokens": 128, "num_diverged": 2, "is_equal": False, "divergences": []}
+    assert "change the output" in proofs([make("kv_cache", proof=failed)])[0]
+
+
+def test_facts_move_the_unit_from_the_name_to_the_value():
+    fields = {"memory_bytes": 2**30, "caches_bytes": {"L1": 2**15}, "event_s": 5e-7, "isa": ["a", "b"], "gpu": None}
+    assert flat(fields) == {"memory": "1.00 GiB", "caches L1": "32.0 KiB", "event": "500 ns", "isa": "a, b"}
+
+
+def test_a_lesson_is_the_docstring_of_the_techniques_module_in_paragraphs():
+    (lesson,) = lessons({"kv_cache"})
+    assert lesson.title == "KV cache"
+    assert [paragraph.split(":")[0] for paragraph in lesson.paragraphs[1:]] == ["Idea", "Price", "No gain", "Reference"]
