@@ -36,11 +36,11 @@ def direct_requirements() -> Iterator[Requirement]:
             yield requirement
 
 
-def run(*command: str | Path, cwd: Path, **environ: str) -> str:
-    """Standard output of a command that must succeed."""
+def run(*command: str | Path, cwd: Path, exit_codes: tuple[int, ...] = (0,), **environ: str) -> str:
+    """Standard output of a command that must end with one of these codes."""
     env = {**os.environ, **environ}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in exit_codes, done.stdout + done.stderr
     return done.stdout
 
 
@@ -117,20 +117,21 @@ def test_wheel_carries_the_model_and_not_what_trained_it(wheel: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_bench_runs_from_a_wheel_far_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=tmp_path)
     python = venv / "bin" / "python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
     # Dependencies come from this environment by path; its .pth files, and with them the checkout, are not followed.
-    packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
-    here = run(sys.executable, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
-    (Path(packages) / "dependencies.pth").write_text(here)
-    assert run(python, "-c", "import labkit; print(labkit.__file__)", cwd=tmp_path).startswith(str(venv))
+    site_packages = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    here = run(sys.executable, "-c", site_packages, cwd=tmp_path)
+    Path(run(python, "-c", site_packages, cwd=tmp_path).strip(), "dependencies.pth").write_text(here)
+    env = {"LABKIT_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
+    assert run(python, "-c", "import labkit; print(labkit.__file__)", cwd=tmp_path, **env).startswith(str(venv))
 
-    recipes = ("", "kv_cache")
-    options = [part for recipe in recipes for part in ("--recipe", recipe)]
-    bench = [venv / "bin" / "labkit", "bench", "--model", "pylm", *options, "--effort", "quick", "--json", "-"]
-    result = json.loads(run(*bench, cwd=tmp_path, LABKIT_HOME=str(tmp_path / "home"), PYTHONPATH=""))
-    assert [found["recipe"] for found in result["runs"]] == list(recipes)
-    assert all(found["status"] == "done" for found in result["runs"])
+    bench = [venv / "bin" / "labkit", "bench", "--model", "pylm", "--prompt-tokens", "16", "--new-tokens", "8"]
+    bench += ["--recipe", "", "--recipe", "kv_cache", "--effort", "quick", "--json", "-"]
+    # 1 says that a figure is not valid, as on a machine that runs tests beside it: what counts here is that all ran.
+    result = json.loads(run(*bench, cwd=tmp_path, exit_codes=(0, 1), **env))
+    assert [(found["recipe"], found["status"]) for found in result["runs"]] == [("", "done"), ("kv_cache", "done")]

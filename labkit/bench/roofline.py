@@ -21,6 +21,7 @@ _SMALLEST_BYTES = 2**18
 _LARGE_BYTES = 2**24
 _LARGEST_BYTES = {"cpu": 2**30, "cuda": 2**31}
 _LARGEST_WIDTH = {"cpu": 2048, "cuda": 8192}
+_BUDGET_S = 4.0
 _KERNEL_BUDGET_S = 0.025  # of repeats for one kernel and size
 _SLOW_PRODUCT_S = 0.02  # a larger matrix product is not tried above this
 _NUM_DISPATCHES = 300
@@ -34,34 +35,41 @@ def thread_count() -> int:
 
 
 def measure_ceilings(device: str, *, threads: int) -> Ceilings:
-    """Measure a device's ceilings with this many CPU threads, in less than 5 s."""
+    """Measure a device's ceilings with this many CPU threads, in less than 5 s on a calm machine.
+
+    On a busy one the largest products and working sets are left out when the time is up; its `contention` tells.
+    """
     described = machine(device)
     before = CoreTime.now()
     with _threads(threads):
-        read_bytes_per_s, flops_per_s = _read_rates(device), _product_rates(device)
-        dispatch_s = _dispatch_s(device)
+        deadline_s = time.perf_counter() + _BUDGET_S
+        dispatch_s, flops_per_s = _dispatch_s(device), _product_rates(device, deadline_s)
+        read_bytes_per_s = _read_rates(device, deadline_s)
     name = described.cpu if device == "cpu" else described.gpu or device
     contention = before.contention(CoreTime.now())
     return Ceilings(name, "measured", read_bytes_per_s, flops_per_s, dispatch_s, contention)
 
 
-def _read_rates(device: str) -> tuple[tuple[float, float], ...]:
-    """Best read rate by working set, in steps of 2. None is slower than a larger one, of which it could be a part."""
+def _read_rates(device: str, deadline_s: float) -> tuple[tuple[float, float], ...]:
+    """Best read rate by working set, in steps of 2. None is slower than a larger one, which holds it."""
     import torch
 
     largest = min(_LARGEST_BYTES[device], free_memory_bytes(device) // 4)
-    buffer = torch.zeros(largest, dtype=torch.uint8, device=device)
+    buffer = torch.empty(largest, dtype=torch.uint8, device=device)
     sizes = [2**power for power in range(int(math.log2(_SMALLEST_BYTES)), int(math.log2(largest)) + 1)]
-    rates = []
+    rates: list[float] = []
     names = list(_READERS)
     for size in sizes:
+        if rates and time.perf_counter() > deadline_s:
+            break
         part = buffer[:size]
+        part[size // 2 if rates else 0 :].zero_()  # memory never written to has no pages to read
         reached = {name: size / _best_s(partial(_READERS[name], part), device) for name in names}
         rates.append(max(reached.values()))
         if size >= _LARGE_BYTES:  # a kernel that is far behind has no fast path here and would only take time
             names = [name for name in names if reached[name] > rates[-1] / 4]
     best_from_here = list(accumulate(reversed(rates), max))
-    return tuple(zip(map(float, sizes), reversed(best_from_here), strict=True))
+    return tuple(zip(map(float, sizes), reversed(best_from_here), strict=False))
 
 
 def _half_precision_mv(buffer: torch.Tensor) -> torch.Tensor:
@@ -88,16 +96,16 @@ _READERS = {"float sum": _float_sum, "word sum": _word_sum, "fp16 mv": _half_pre
 """Operations that read a buffer once and write next to nothing; which one is fastest differs by CPU and by size."""
 
 
-def _product_rates(device: str) -> dict[str, float]:
+def _product_rates(device: str, deadline_s: float) -> dict[str, float]:
     """FLOP/s of square matrix products by dtype, at the best width; int8 only where torch has a kernel."""
     import torch
 
     rates = {
-        name: _product_rate(dtype, device, torch.mm)
+        name: _product_rate(dtype, device, torch.mm, deadline_s)
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
     }
     try:
-        rates["int8"] = _product_rate(torch.int8, device, torch._int_mm)
+        rates["int8"] = _product_rate(torch.int8, device, torch._int_mm, deadline_s)
     except (
         AttributeError,
         RuntimeError,
@@ -107,7 +115,7 @@ def _product_rates(device: str) -> dict[str, float]:
 
 
 def _product_rate(
-    dtype: torch.dtype, device: str, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    dtype: torch.dtype, device: str, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], deadline_s: float
 ) -> float:
     import torch
 
@@ -117,7 +125,7 @@ def _product_rate(
         b = torch.ones(width, width, dtype=dtype, device=device).t()  # the layout of a linear layer's weight
         seconds = _best_s(partial(product, a, b), device)
         best = max(best, 2 * width**3 / seconds)
-        if seconds > _SLOW_PRODUCT_S:
+        if seconds > _SLOW_PRODUCT_S or time.perf_counter() > deadline_s:
             break
         width *= 2
     return best

@@ -109,7 +109,8 @@ def _literal(keyword: ast.keyword, text: str) -> KnobValue:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise UsageError(
-        f"knob {keyword.arg} in recipe {_quote(text)} is no plain value; allowed: a number, a quoted text, True, False, None"
+        f"knob {keyword.arg} in recipe {_quote(text)} is no plain value; "
+        "allowed: a number, a quoted text, True, False, None"
     )
 
 

@@ -1,4 +1,4 @@
-"""Run: one Recipe measured on one Workload and device, with everything needed to judge it. Immutable; versioned JSON."""
+"""Run: one Recipe measured on one Workload and device, with everything needed to judge it. Immutable."""
 
 import json
 from collections.abc import Mapping
@@ -51,10 +51,11 @@ class Run:
         recipe: canonical text. workload, workload_hash: the WorkloadSpec's fields and hash.
         model: name, hash, num_parameters, has_random_weights, source.
         device: "cpu" or "cuda". machine: fields of Machine. effort: "quick", "standard" or "rigorous".
-        passes: the raw samples, in block order. token_share: part of the Workload's new tokens that a pass ran (1 = all).
+        passes: the raw samples, in block order. token_share: part of the new tokens that a pass ran (1 = all).
         metrics: name → {value, low, high, level, num_samples} or None where withheld.
         build: weights_bytes, peak_memory_bytes, load_s, warmup_s, is_steady, threads, kernels, notes.
-        quality: metric → value, {} where not applicable. proof: outcome of the output-equality proof, None without exact parts.
+        quality: metric → value, {} where not applicable. proof: outcome of the proof of equal
+            output, None without exact parts.
         cost, limit, prediction: what the pass should need; see `bench.limit`.
         faults: empty for a valid Run. status: "done", "interrupted" or "failed"; a failed Run has its `error`.
     """
@@ -108,7 +109,8 @@ class Run:
             fields = json.loads(text)
             if fields["schema"] > SCHEMA:
                 raise StoreError(
-                    f"a Run of schema {fields['schema']} was asked for; this labkit reads up to {SCHEMA}; upgrade labkit"
+                    f"a Run of schema {fields['schema']} was asked for; "
+                    f"this labkit reads up to {SCHEMA}; upgrade labkit"
                 )
             fields["passes"] = tuple(
                 Pass(item["block"], Trace.of(item["trace"]), item["contention"]) for item in fields["passes"]

@@ -69,7 +69,8 @@ class WorkloadSpec:
             value = getattr(self, field)
             if not (isinstance(value, int) and not isinstance(value, bool) and least <= value <= MAX_TOKENS):
                 raise UsageError(
-                    f"workload {self.name!r}: {field} is {value!r}; allowed: whole numbers from {least} to {MAX_TOKENS:,}"
+                    f"workload {self.name!r}: {field} is {value!r}; "
+                    f"allowed: whole numbers from {least} to {MAX_TOKENS:,}"
                 )
         if (self.scenario == "server") != (self.rate_per_s is not None):
             raise UsageError(f"workload {self.name!r}: a rate goes with the scenario 'server', and only with it")

@@ -1,8 +1,9 @@
 """KVCache: keys and values of earlier tokens, so that a step computes only the new ones.
 
-Storage is one tensor a layer for keys and one for values, [slots, K, capacity, D]. A sequence owns a slot and stands in it
-from index 0, so a batch in neighbouring slots is read as one slice at its live length: no gather, no padding beyond the
-longest. Capacity grows in whole blocks of `block_size` tokens, and blocks are the unit in which memory is accounted.
+Storage is one tensor a layer for keys and one for values, [slots, K, capacity, D]. A sequence owns a slot and stands
+in it from index 0, so a batch in neighbouring slots is read as one slice at its live length: no gather, no padding
+beyond the longest. Capacity grows in whole blocks of `block_size` tokens, and blocks are the unit in which memory is
+accounted.
 """
 
 from collections.abc import Sequence as List

@@ -1,4 +1,4 @@
-"""EngineConfig: the mechanisms an Engine is put together from. Optimizations replace them with `dataclasses.replace`."""
+"""EngineConfig: the mechanisms an Engine is put together from; optimizations replace them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ CacheFactory = Callable[[ModelConfig, torch.dtype, str], KVCache]
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Objects or factories, never names. The defaults are the naive baseline: no cache, one request at a time, greedy."""
+    """Objects or factories, never names. Defaults are the naive baseline: no cache, one request at a time, greedy."""
 
     cache: CacheFactory | None = None
     scheduler: Callable[[], Scheduler] = OneAtATime

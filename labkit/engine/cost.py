@@ -1,8 +1,8 @@
 """DecoderCost: what serving a Workload with a decoder needs, from its sizes alone.
 
-Decoding reads every weight once a step for the whole batch and, with a cache, the keys and values of each sequence; without
-one it computes every earlier token again. Arithmetic is 2 FLOPs a weight and token, plus 4 a query-key pair and head element
-for attention (the accounting of Kaplan et al. 2020 and Pope et al. 2022).
+Decoding reads every weight once a step for the whole batch and, with a cache, the keys and values of each sequence;
+without one it computes every earlier token again. Arithmetic is 2 FLOPs a weight and token, plus 4 a query-key pair
+and head element for attention (the accounting of Kaplan et al. 2020 and Pope et al. 2022).
 """
 
 from dataclasses import dataclass

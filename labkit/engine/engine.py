@@ -93,8 +93,8 @@ class Engine:
                 raise UsageError(f"a prompt of {request.prompt_tokens} tokens was asked for, its text holds {len(ids)}")
             if len(ids) + request.max_new_tokens > limit:
                 raise UsageError(
-                    f"{len(ids)} prompt and {request.max_new_tokens} new tokens were asked for; {self.source.name} holds "
-                    f"{limit} positions; lower --prompt-tokens or --new-tokens"
+                    f"{len(ids)} prompt and {request.max_new_tokens} new tokens were asked for; "
+                    f"{self.source.name} holds {limit} positions; lower --prompt-tokens or --new-tokens"
                 )
             prepared.append((request, ids))
         return Prepared(workload.scenario, tuple(prepared))

@@ -15,7 +15,7 @@ class Executor(Protocol):
     """Where and how a batch is computed."""
 
     def execute(self, sequences: List[Sequence]) -> Tensor:
-        """Logits [B, V] of each sequence's next token. All sequences are in the same phase: all new, or all decoding."""
+        """Logits [B, V] of each sequence's next token. All are new, or all are decoding."""
 
 
 class LocalExecutor:

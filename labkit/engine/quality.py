@@ -1,7 +1,8 @@
 """Output first, speed second: what a Recipe did to the output, against the fp32 reference.
 
-Quality (lossy techniques) compares logits on held-out text, teacher-forced: half of each window is prefilled and the rest
-decoded token by token through the Recipe's own cache and kernels. Proof (exact techniques) compares greedy tokens in fp32.
+Quality (lossy techniques) compares logits on held-out text, teacher-forced: half of each window is prefilled and the
+rest decoded token by token through the Recipe's own cache and kernels. Proof (exact techniques) compares greedy
+tokens in fp32.
 References and proofs are cached under a hash of all that they depend on.
 """
 
@@ -43,8 +44,9 @@ def evaluate(engine: "Engine", effort: str) -> dict[str, float]:
     """Quality of an engine's logits against the cached reference.
 
     Returns:
-        perplexity; perplexity_ratio (1 is equal, lower is better); kl_mean and kl_p99, the divergence from the reference
-        in nats a token; same_top1_rate, how often the likeliest token agrees. {} for a model with random weights.
+        perplexity; perplexity_ratio (1 is equal, lower is better); kl_mean and kl_p99, the divergence from the
+        reference in nats a token; same_top1_rate, how often the likeliest token agrees. {} for a model with random
+        weights.
     """
     if engine.source.has_random_weights:
         return {}
@@ -125,8 +127,8 @@ def _windows(engine: "Engine", num_tokens: int) -> Tensor:
 def prove(reference: "Engine", candidate: "Engine", recipe: str, effort: str) -> dict[str, Any]:
     """Serve prompts greedily with `candidate` and check every token against the naive reference, both in fp32.
 
-    The reference computes each finished text in one uncached forward pass: under causal attention its logits at a position
-    are those that naive decoding would see there.
+    The reference computes each finished text in one uncached forward pass: under causal attention its logits at a
+    position are those that naive decoding would see there.
 
     Returns:
         num_prompts, num_tokens, num_diverged, is_equal, divergences: [{prompt, position, gap}]. A divergence where the
@@ -164,7 +166,7 @@ def read_proof(engine: "Engine", recipe: str, effort: str) -> dict[str, Any] | N
 
 @torch.inference_mode()
 def _first_divergence(reference: "Engine", prompt: list[int], outputs: list[int]) -> tuple[int, float] | None:
-    """Position of the first output that the reference would not have chosen, and the gap between its two best logits."""
+    """First output that the reference would not have chosen, and the gap between its two best logits."""
     tokens = torch.tensor([prompt + outputs[:-1]], device=reference.device)
     logits = reference.model(tokens)[0, len(prompt) - 1 :]
     wrong = (logits.argmax(-1).cpu() != torch.tensor(outputs)).nonzero()
@@ -180,7 +182,7 @@ def _cached(engine: "Engine", what: str, suffix: str) -> Path:
     assert engine.cache_folder is not None
     text = hashlib.sha256(held_out_text().encode()).hexdigest()
     key = json.dumps([what, engine.source.hash, engine.device, torch.__version__, text, WINDOW, PROOF_NEW_TOKENS])
-    return engine.cache_folder / f"{what.split('/')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.{suffix}"
+    return engine.cache_folder / f"{what.partition('/')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.{suffix}"
 
 
 def _replace(path: Path, write: Any) -> None:

@@ -7,13 +7,14 @@ from labkit.engine.sequence import Sequence
 
 
 class Scheduler(Protocol):
-    """Holds waiting and running sequences; the Engine calls `add`, then `schedule` before and `retire` after each step."""
+    """Holds waiting and running sequences. The Engine calls `add`, then `schedule` before each
+    step and `retire` after it."""
 
     def add(self, sequence: Sequence) -> None:
         """Put a request at the end of the queue."""
 
     def schedule(self, *, is_more_coming: bool) -> list[Sequence]:
-        """Sequences of the next step; empty when there is nothing to do yet. `is_more_coming`: arrivals are outstanding."""
+        """Sequences of the next step; empty when there is nothing to do yet. `is_more_coming`: more will arrive."""
 
     def retire(self) -> list[Sequence]:
         """Sequences that need nothing more from the cache; they leave the scheduler."""

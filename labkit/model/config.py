@@ -49,7 +49,9 @@ class ModelConfig:
                 "allowed: a multiple of the KV heads"
             )
         if self.head_dim % 2:
-            raise CheckpointError(f"config.json: head_dim is {self.head_dim}; allowed: even, rotary embedding needs pairs")
+            raise CheckpointError(
+                f"config.json: head_dim is {self.head_dim}; allowed: even, rotary embedding needs pairs"
+            )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ModelConfig":
@@ -59,7 +61,9 @@ class ModelConfig:
             CheckpointError: it asks for remote code, names an unsupported family or feature, or lacks a size.
         """
         if "auto_map" in config:
-            raise CheckpointError("config.json holds auto_map: the model wants to run its own code, which labkit never does")
+            raise CheckpointError(
+                "config.json holds auto_map: the model wants to run its own code, which labkit never does"
+            )
         names = config.get("architectures") or []
         family = next((FAMILIES[name] for name in names if name in FAMILIES), "")
         if not family:
@@ -68,11 +72,15 @@ class ModelConfig:
                 f"allowed: {', '.join(FAMILIES)}"
             )
         if config.get("hidden_act", "silu") != "silu" or config.get("mlp_bias"):
-            raise CheckpointError("config.json: the feed-forward block is no bias-free SwiGLU, the only kind labkit runs")
+            raise CheckpointError(
+                "config.json: the feed-forward block is no bias-free SwiGLU, the only kind labkit runs"
+            )
         if config.get("attention_bias") and family != "qwen2":
             raise CheckpointError("config.json: attention_bias is set; labkit runs it for Qwen2 only (on q, k and v)")
         if config.get("quantization_config"):
-            raise CheckpointError("config.json: the checkpoint is already quantized; use the original 16- or 32-bit one")
+            raise CheckpointError(
+                "config.json: the checkpoint is already quantized; use the original 16- or 32-bit one"
+            )
         try:
             heads, hidden = config["num_attention_heads"], config["hidden_size"]
             eos = config.get("eos_token_id")

@@ -1,9 +1,10 @@
 """Linear layers, and the one place that knows kernels.
 
-A float layer is a matrix product. A quantized layer keeps integer codes and picks, for each number of rows it meets, the
-fastest kernel that this machine has for them: every kernel that `is_usable` is timed once on the real input and the
-winner is remembered in `CHOICES`, which a Run records. No single kernel wins everywhere, so the choice is the optimization.
-The last kernel of each table dequantizes and multiplies: it works everywhere and is what the others are tested against.
+A float layer is a matrix product. A quantized layer keeps integer codes and picks, for each number of rows it meets,
+the fastest kernel that this machine has for them: every kernel that `is_usable` is timed once on the real input and the
+winner is remembered in `CHOICES`, which a Run records. No single kernel wins everywhere, so the choice is the
+optimization. The last kernel of each table dequantizes and multiplies: it works everywhere and is what the others are
+tested against.
 """
 
 import statistics
@@ -33,25 +34,6 @@ class Linear(nn.Module):
         """[..., in] → [..., out]."""
         return F.linear(x, self.weight, self.bias)
 
-    @staticmethod
-    def joined(layers: "Sequence[Linear | QuantizedLinear]") -> "Linear | QuantizedLinear | None":
-        """One layer whose output is that of several over the same input, side by side; None if they differ in kind."""
-        if all(isinstance(layer, Linear) for layer in layers):
-            first = layers[0]
-            joined = Linear(first.in_features, sum(layer.out_features for layer in layers), dtype=first.weight.dtype)
-            joined.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
-            joined.bias = _joined_bias(layers)
-            return joined
-        if all(isinstance(layer, QuantizedLinear) and layer.is_like(layers[0]) for layer in layers):
-            return QuantizedLinear(
-                torch.cat([layer.codes for layer in layers]),
-                torch.cat([layer.scales for layer in layers]),
-                torch.cat([layer.zeros for layer in layers]) if layers[0].zeros is not None else None,
-                bits=layers[0].bits,
-                bias=_joined_bias(layers),
-            )
-        return None
-
 
 class QuantizedLinear(nn.Module):
     """y = x W'ᵀ + b where W' is integer codes times scales.
@@ -73,11 +55,9 @@ class QuantizedLinear(nn.Module):
         self.seconds: dict[int, float] = {}  # what the probe of each took
         self.packed: dict[str, tuple[Tensor, ...]] = {}
 
-    def is_like(self, other: "Linear | QuantizedLinear") -> bool:
+    def is_like(self, other: "QuantizedLinear") -> bool:
         """Whether both have the same scheme and could be rows of one matrix."""
-        return isinstance(other, QuantizedLinear) and (self.bits, self.group_size, self.packed) == (
-            other.bits, other.group_size, {}
-        )  # fmt: skip
+        return (self.bits, self.group_size, self.in_features) == (other.bits, other.group_size, other.in_features)
 
     @property
     def num_bytes(self) -> int:
@@ -262,9 +242,35 @@ KERNELS: tuple[Kernel, ...] = (
 """Every kernel for quantized weights; of those that are usable the fastest is taken."""
 
 
+def joined(layers: "Sequence[nn.Module]") -> "Linear | QuantizedLinear | None":
+    """One layer whose output is that of several over the same input, side by side; None if they differ in kind."""
+    floats = [layer for layer in layers if isinstance(layer, Linear)]
+    quantized = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
+    if len(floats) == len(layers):
+        first = floats[0]
+        whole = Linear(first.in_features, sum(layer.out_features for layer in floats), dtype=first.weight.dtype)
+        whole.weight = _frozen([layer.weight for layer in floats])
+        whole.bias = _joined_bias(floats)
+        return whole
+    if len(quantized) == len(layers) and all(layer.is_like(quantized[0]) for layer in quantized):
+        zeros = [layer.zeros for layer in quantized if layer.zeros is not None]
+        return QuantizedLinear(
+            torch.cat([layer.codes for layer in quantized]),
+            torch.cat([layer.scales for layer in quantized]),
+            torch.cat(zeros) if zeros else None,
+            bits=quantized[0].bits,
+            bias=_joined_bias(quantized),
+        )
+    return None
+
+
 def _joined_bias(layers: "Sequence[Linear | QuantizedLinear]") -> nn.Parameter | None:
     biases = [layer.bias for layer in layers if layer.bias is not None]
-    return nn.Parameter(torch.cat(biases), requires_grad=False) if len(biases) == len(layers) else None
+    return _frozen(biases) if len(biases) == len(layers) else None
+
+
+def _frozen(tensors: Sequence[Tensor]) -> nn.Parameter:
+    return nn.Parameter(torch.cat(list(tensors)), requires_grad=False)
 
 
 def _time(run: Callable[[], Tensor]) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.model.config import ModelConfig
-from labkit.model.linear import Linear
+from labkit.model.linear import Linear, QuantizedLinear, joined
 
 
 class KVStore(Protocol):
@@ -58,7 +58,8 @@ class Transformer(nn.Module):
         """Logits of new tokens.
 
         Args:
-            tokens: [B, T] int64. Without a store they are whole sequences and each attends to itself and those before it.
+            tokens: [B, T] int64. Without a store they are whole sequences and each attends to itself and those before
+            it.
             store: keys and values of earlier tokens; the new ones are appended.
             last: [B] index of each sequence's last real token; only its logits are computed.
 
@@ -116,9 +117,7 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
 
-    def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, store: KVStore | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, store: KVStore | None) -> Tensor:
         """[B, T, C] → [B, T, C]."""
         x = x + self.self_attn(self.input_layernorm(x), rotation, mask, store)
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
@@ -139,11 +138,9 @@ class Attention(nn.Module):
         if config.has_qk_norm:
             self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps, dtype)
             self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps, dtype)
-        self.qkv_proj: Linear | None = None  # the three in one matrix, once `fuse` made it
+        self.qkv_proj: Linear | QuantizedLinear | None = None  # the three in one matrix, once `fuse` made it
 
-    def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, store: KVStore | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, store: KVStore | None) -> Tensor:
         """[B, T, C] → [B, T, C]."""
         batch, num_tokens, _ = x.shape
         heads, kv_heads, width = self.num_heads, self.num_kv_heads, self.head_dim
@@ -153,10 +150,10 @@ class Attention(nn.Module):
             qkv = torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), dim=-1)
         qkv = qkv.view(batch, num_tokens, heads + 2 * kv_heads, width)
         if hasattr(self, "q_norm"):
-            q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=2)
+            q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=2)
             qkv = torch.cat((self.q_norm(q), self.k_norm(k), v), dim=2)
         rotated = rotate(qkv[:, :, : heads + kv_heads], *rotation)  # queries and keys turn in one go
-        q, k = rotated.split((heads, kv_heads), dim=2)
+        q, k = torch.split(rotated, [heads, kv_heads], dim=2)
         k, v = k.transpose(1, 2), qkv[:, :, heads + kv_heads :].transpose(1, 2)  # [B, K, T, D]
         if store is not None:
             k, v = store.append(self.index, k, v)
@@ -172,7 +169,7 @@ class FeedForward(nn.Module):
         self.gate_proj = Linear(hidden, inner, dtype=dtype)
         self.up_proj = Linear(hidden, inner, dtype=dtype)
         self.down_proj = Linear(inner, hidden, dtype=dtype)
-        self.gate_up_proj: Linear | None = None  # both in one matrix, once `fuse` made it
+        self.gate_up_proj: Linear | QuantizedLinear | None = None  # both in one matrix, once `fuse` made it
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, C] → [B, T, C]."""
@@ -199,8 +196,9 @@ class RMSNorm(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of [B, T, H, D] queries over [B, K, L, D] keys and values; returns [B, T, H·D].
 
-    One new token is the hot path: its G query heads of a KV group stand in for G query positions, so keys and values are
-    read once and not repeated. Without a mask, one token sees all keys and T = L tokens see themselves and those before.
+    One new token is the hot path: its G query heads of a KV group stand in for G query positions, so keys and values
+    are read once and not repeated. Without a mask, one token sees all keys and T = L tokens see themselves and those
+    before.
     """
     batch, num_tokens, heads, width = q.shape
     kv_heads = k.shape[1]
@@ -244,12 +242,13 @@ def fuse(model: Transformer) -> Transformer:
 
     A last step: pruning, quantization and sharding see the separate layers.
     """
-    for block in model.layers:
-        attn, mlp = block.self_attn, block.mlp
-        attn.qkv_proj = Linear.joined((attn.q_proj, attn.k_proj, attn.v_proj))
-        if attn.qkv_proj is not None:
-            del attn.q_proj, attn.k_proj, attn.v_proj
-        mlp.gate_up_proj = Linear.joined((mlp.gate_proj, mlp.up_proj))
-        if mlp.gate_up_proj is not None:
-            del mlp.gate_proj, mlp.up_proj
+    for module in list(model.modules()):  # a list: layers come and go on the way
+        if isinstance(module, Attention):
+            module.qkv_proj = joined((module.q_proj, module.k_proj, module.v_proj))
+            if module.qkv_proj is not None:
+                del module.q_proj, module.k_proj, module.v_proj
+        elif isinstance(module, FeedForward):
+            module.gate_up_proj = joined((module.gate_proj, module.up_proj))
+            if module.gate_up_proj is not None:
+                del module.gate_proj, module.up_proj
     return model

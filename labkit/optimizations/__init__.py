@@ -50,8 +50,8 @@ def bind(recipe: Recipe | str, *, system: str = "engine") -> Bound:
     """Validate a Recipe for a System and give its optimizations, in catalog order.
 
     Raises:
-        UsageError: an unknown technique or knob, a value out of range, two in a one-of slot, a conflict, a missing partner.
-        Unavailable: the machine lacks what a technique needs.
+        UsageError: an unknown technique or knob, a value out of range, two in a one-of slot, a conflict, a missing
+        partner. Unavailable: the machine lacks what a technique needs.
     """
     if isinstance(recipe, str):
         recipe = Recipe.parse(recipe)
@@ -84,11 +84,13 @@ def _check(optimization: Optimization, chosen: tuple[Optimization, ...]) -> None
             continue
         if other.slot is optimization.slot and not optimization.slot.is_stacking:
             raise UsageError(
-                f"{optimization.name} and {other.name} both fill the slot {optimization.slot.value!r}, which holds one; "
-                "keep one of them"
+                f"{optimization.name} and {other.name} both fill the slot {optimization.slot.value!r}, "
+                "which holds one; keep one of them"
             )
         if other.name in optimization.conflicts:
-            raise UsageError(f"{optimization.name} cannot stand with {other.name}: {optimization.conflicts[other.name]}")
+            raise UsageError(
+                f"{optimization.name} cannot stand with {other.name}: {optimization.conflicts[other.name]}"
+            )
     for name in optimization.requires:
         if name not in {other.name for other in chosen}:
             raise UsageError(f"{optimization.name} needs {name} in the same recipe; add it")

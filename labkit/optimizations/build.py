@@ -91,5 +91,3 @@ def check_device(device: str) -> None:
         raise Unavailable(f"device {device!r} was asked for, torch sees no CUDA device here; allowed: cpu")
     if device != "cpu" and not device.startswith("cuda"):
         raise Unavailable(f"unknown device {device!r}; allowed: cpu, cuda")
-
-

@@ -1,8 +1,8 @@
 """KV cache: keep the keys and values of earlier tokens instead of computing them again.
 
 Idea: attention of a new token needs the keys and values of all tokens before it, and those never change. Stored, a step
-computes one token; without, it computes the whole text so far again. Decoding turns from quadratic to linear in the text,
-and from compute-bound to bound by reading weights.
+computes one token; without, it computes the whole text so far again. Decoding turns from quadratic to linear in the
+text, and from compute-bound to bound by reading weights.
 Price: 2 · layers · KV heads · head width · bytes for every token of every running request.
 No gain: for a single new token (all prefill), or where memory runs out first.
 Reference: Pope et al. 2022, Efficiently Scaling Transformer Inference.

@@ -3,8 +3,8 @@
 Idea: decoding reads every weight for every step, so half the bytes is half the time where memory is the bound; where
 arithmetic is the bound, 16-bit instructions do two to four times the work.
 Price: bf16 keeps the range of fp32 and 8 bits of mantissa, fp16 11 bits and a range that ends at 65,504.
-No gain: on a processor that only emulates the dtype (no AVX-512 BF16 or AMX, no tensor cores); fp16 on such a CPU is fast
-at batch 1 only.
+No gain: on a processor that only emulates the dtype (no AVX-512 BF16 or AMX, no tensor cores); fp16 on such a CPU is
+fast at batch 1 only.
 Reference: Micikevicius et al. 2018, Mixed Precision Training; Kalamkar et al. 2019, A Study of BFLOAT16.
 """
 

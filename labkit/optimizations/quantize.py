@@ -1,11 +1,13 @@
 """Quantization: weights as 8- or 4-bit integers, multiplied in 16 bits.
 
-Idea: decoding reads every weight for every step; a quarter of the bytes can be a quarter of the time. 8 bits take one scale
-for each output row; 4 bits need one scale and offset for each group of weights, chosen so that the squared error is least.
-Activations, norms and the embedding go to bf16, which the kernels take; `precision` may choose another dtype for them.
-Price: rounding. 8 bits are close to lossless; 4 bits cost some perplexity, more for small groups saved, less for large models.
-No gain: when arithmetic is the bound (long prompts, large batches), when the weights already fit in the cache, or when the
-kernel unpacks to floats first and reads more than it saves.
+Idea: decoding reads every weight for every step; a quarter of the bytes can be a quarter of the time. 8 bits take one
+scale for each output row; 4 bits need one scale and offset for each group of weights, chosen so that the squared
+error is least. Activations, norms and the embedding go to bf16, which the kernels take; `precision` may choose
+another dtype for them.
+Price: rounding. 8 bits are close to lossless; 4 bits cost some perplexity, more for small groups saved, less for
+large models.
+No gain: when arithmetic is the bound (long prompts, large batches), when the weights already fit in the cache, or
+when the kernel unpacks to floats first and reads more than it saves.
 Reference: Dettmers et al. 2022, LLM.int8(); Frantar et al. 2022, GPTQ (the grouping); aten's _weight_int8pack_mm.
 """
 
@@ -50,8 +52,8 @@ class Quantize(Optimization):
         if model.config.is_tied:
             embedding = model.embed_tokens.weight
             head = Linear(embedding.shape[1], embedding.shape[0], dtype=embedding.dtype)
-            head.weight = embedding
-            model.lm_head = self._quantize(head)
+            head.weight = torch.nn.Parameter(embedding, requires_grad=False)
+            model.add_module("lm_head", self._quantize(head))
         for parameter in model.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
         return model

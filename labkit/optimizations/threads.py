@@ -1,7 +1,7 @@
 """Threads: how many cores one operation is spread over.
 
-Idea: a matrix product splits into rows that cores work on at once. Memory bandwidth is shared, so decoding stops to gain
-when the cores together read as fast as memory delivers.
+Idea: a matrix product splits into rows that cores work on at once. Memory bandwidth is shared, so decoding stops to
+gain when the cores together read as fast as memory delivers.
 Price: each operation waits for its slowest thread; more threads than cores make every operation slower.
 No gain: for matrices so small that waking the threads costs more than the work.
 Reference: Amdahl 1967; torch's documentation of CPU threading.
@@ -41,7 +41,8 @@ class Threads(Optimization):
 
         if self.num > usable_cores():
             raise UsageError(
-                f"threads(num={self.num}) was asked for; this process may use {usable_cores()} cores; allowed: 1 to that many"
+                f"threads(num={self.num}) was asked for; "
+                f"this process may use {usable_cores()} cores; allowed: 1 to that many"
             )
         before = torch.get_num_threads()
         torch.set_num_threads(self.num)

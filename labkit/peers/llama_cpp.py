@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 
 _CELLS = 256  # llama.cpp pads the cache of a sequence to a multiple of this
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
+_LOGS: list[Any] = []  # the library holds bare pointers to these, also after the peer is gone
 
 
 class LlamaCppPeer(Peer):
@@ -38,8 +39,9 @@ class LlamaCppPeer(Peer):
         self._context: Any = None
         self._room = (0, 0)
         self._errors: list[str] = []
-        self._log = self._api.llama_log_callback(self._keep_error)  # the library holds a bare pointer to it
-        self._api.llama_log_set(self._log, ctypes.c_void_p(0))
+        log = self._api.llama_log_callback(self._keep_error)
+        _LOGS.append(log)
+        self._api.llama_log_set(log, ctypes.c_void_p(0))
         self._api.llama_backend_init()
         path = cached_gguf(
             settings.source.checkpoint,
@@ -87,7 +89,7 @@ class LlamaCppPeer(Peer):
                 "linear": self.settings.dtype,
                 "build": self._api.llama_print_system_info().decode().strip(" |"),
             },
-            "notes": [f"all matrices {self.settings.dtype}, the head too; KV cache f16"],
+            "notes": [f"matrices {self.settings.dtype}, embedding and head too; KV cache f16"],
         }
 
     def close(self) -> None:
@@ -109,7 +111,9 @@ class LlamaCppPeer(Peer):
         if status:
             raise LabkitError(f"llama.cpp's llama_decode failed with status {status}: {self._reason()}")
         shape = int(wants_logits.sum()), self.settings.source.config.vocab_size
-        return np.ctypeslib.as_array(self._api.llama_get_logits(self._context), shape).argmax(axis=1)
+        logits: Array = np.ctypeslib.as_array(self._api.llama_get_logits(self._context), shape)
+        likeliest: Array = logits.argmax(axis=1)
+        return likeliest
 
     def _reserve(self, num_sequences: int, num_tokens: int) -> None:
         """Make a context with `num_tokens` cells for each of `num_sequences`, unless there is one that holds them."""

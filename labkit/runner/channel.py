@@ -4,17 +4,13 @@ Events leave through a private copy of stdout; fd 1 itself is turned into stderr
 prints can end up between them.
 """
 
-import ctypes
 import json
 import os
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Channel:
@@ -24,7 +20,6 @@ class Channel:
         self._events = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        _die_with_parent()
         threading.Thread(target=self._listen, name="commands", daemon=True).start()
 
     def send(self, event: str, **fields: Any) -> None:
@@ -38,7 +33,11 @@ class Channel:
             yield self._commands.get()
 
     def _listen(self) -> None:
-        """Queue commands until the session is gone, then end the process group, whatever it is busy with."""
+        """Queue commands until the session is gone, then end the process group, whatever it is busy with.
+
+        The end of stdin tells it, not prctl's death signal: that one leaves the worker's own children behind, and comes
+        when a mere thread of the session ends.
+        """
         pending = b""
         # os.read, not sys.stdin: a thread that waits inside a buffered reader aborts the interpreter at its exit
         while received := os.read(0, 2**16):
@@ -53,9 +52,3 @@ def _end_group() -> None:
     if os.getpgrp() == os.getpid():  # else the group is someone else's
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process with the session's; elsewhere than on Linux the end of stdin does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

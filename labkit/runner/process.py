@@ -24,7 +24,6 @@ class WorkerProcess:
     """One child process in a process group of its own, so that all it starts can be ended with it.
 
     Its events land in `inbox`, the last of them `{"event": "ended"}`, whatever it died of.
-    The thread that makes it must outlive it: on Linux a worker dies with the thread it was started from.
     """
 
     def __init__(
@@ -37,8 +36,8 @@ class WorkerProcess:
     ) -> None:
         self.name = name
         self._log: deque[str] = deque(maxlen=_NUM_LOG_LINES)
-        # the worker finds what this process finds; -P keeps the working directory's files from being imported
-        found = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # the worker finds the modules that this process finds, and with -P no others
+        found = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -84,6 +84,7 @@ class Worker:
 
         self._spec = WorkloadSpec(**spec)
         system, device = self._target.system, self._order.device
+        system.prepare(self._spec.draw(-1))  # all of it has to fit, even where passes run a share of it
         warmup = warm_up(system, self._spec, effort=effort)
         facts = {**system.facts(), **self._target.process, "load_s": self._target.load_s}
         cost = system.cost(shortened(self._spec, warmup.token_share))  # of the work that measured passes do

@@ -1,6 +1,5 @@
-"""The terminal: tables on stdout, progress and notes on stderr, so that what is piped holds results only."""
+"""The terminal: tables on stdout, progress on stderr, so that what is piped holds results only."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -59,11 +58,6 @@ def show_facts(title: str, facts: Mapping[str, str]) -> None:
     show_rows(title, ("", ""), list(facts.items()))
 
 
-def note(text: str) -> None:
-    """One line on stderr, as it stands."""
-    sys.stderr.write(f"{' '.join(text.split())}\n")
-
-
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[float, str], None]]:
     """A bar on stderr; yields the function that moves it to a fraction (0 … 1) and says what is being done."""
@@ -71,7 +65,9 @@ def progress(title: str) -> Iterator[Callable[[float, str], None]]:
 
     columns = (TextColumn("{task.fields[title]}", markup=False), BarColumn(), TaskProgressColumn())
     about = (TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, *about, console=_console(is_stdout=False), transient=True) as bar:
+    console = _console(is_stdout=False)
+    is_silent = not console.is_terminal  # a log wants errors and notes, no bar
+    with Progress(*columns, *about, console=console, transient=True, disable=is_silent) as bar:
         task = bar.add_task("", total=1.0, title=title)
         yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
 

@@ -54,12 +54,14 @@ def results_table(table: Table) -> Html:
         *(tag("th", column.title, attributes={"scope": "col", "title": column.help}) for column in table.columns),
     )
     rows = join(_result_rows(line, len(table.columns) + 2) for line in table.lines)
-    caption = tag(
-        "caption",
-        "In brackets the 95 % interval, under a verdict the 99 % interval of the output rate over the baseline's. "
+    key = tag(
+        "p",
+        "In brackets the 95 % interval, under a verdict the 99 % interval of the rate over the baseline's. "
         "A percentile that needs more samples is not stated.",
+        css="key",
     )
-    return tag("div", tag("table", caption, tag("thead", head), tag("tbody", rows), css="results"), css="scroll")
+    body = tag("table", tag("thead", head), tag("tbody", rows), css="results")
+    return join((tag("div", body, css="scroll"), key))
 
 
 def _result_rows(line: Line, num_columns: int) -> Html:
@@ -69,7 +71,8 @@ def _result_rows(line: Line, num_columns: int) -> Html:
     name = tag("th", tag("span", line.name, css="recipe"), _note(Cell(note=line.note)), attributes={"scope": "row"})
     row = tag("tr", name, verdict, *cells, css=kind)
     reasons = (
-        tag("tr", tag("td", reason, attributes={"colspan": num_columns}), css="reason") for reason in line.faults
+        tag("tr", tag("td", tag("span", reason), attributes={"colspan": num_columns}), css="reason")
+        for reason in line.faults
     )
     return join((row, *reasons))
 

@@ -36,9 +36,10 @@ ul.verdicts { list-style: none; padding: 0; max-width: 84ch; }
 ul.verdicts li { padding: 9px 0 9px 16px; border-left: 3px solid var(--rule); margin-bottom: 8px; }
 ul.verdicts li.faster { border-color: var(--good); }
 ul.verdicts li.slower, ul.verdicts li.invalid { border-color: var(--bad); }
-.scroll { overflow-x: auto; margin: 8px 0 20px; }
+.scroll { overflow-x: auto; margin: 8px 0 14px; }
 table { border-collapse: collapse; font: 13px/1.4 var(--sans); font-variant-numeric: tabular-nums lining-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: 8px; font-size: 13.5px; }
+p.key { color: var(--soft); font: 13px/1.45 var(--sans); max-width: 100ch; }
+tr.reason span { position: sticky; left: 0; display: inline-block; max-width: min(100%, 88vw); }
 th, td { padding: 7px 0 7px 16px; text-align: right; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 15ch; }
 table.results th:nth-child(2), table.results td:nth-child(2) { text-align: left; }

@@ -1,5 +1,6 @@
-"""The engine serves what was asked, in the order of its scheduler, and its exact techniques leave the output as it was."""
+"""The engine serves what was asked in its scheduler's order; exact techniques leave the output as it was."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -72,7 +73,7 @@ def test_single_stream_sends_a_request_when_the_one_before_is_done(make_engine: 
     engine = make_engine("kv_cache")
     spec = WorkloadSpec("stream", "single_stream", prompt_tokens=8, new_tokens=4, num_requests=3)
     requests = engine.serve(engine.prepare(spec.draw(0))).requests
-    for before, after in zip(requests, requests[1:], strict=False):
+    for before, after in itertools.pairwise(requests):
         assert before.output_s[-1] <= after.arrival_s == after.sent_s
 
 
@@ -87,7 +88,7 @@ def test_a_server_workload_is_served_to_the_end(make_engine: MakeEngine) -> None
 def test_a_request_beyond_the_context_is_refused_before_anything_runs(make_engine: MakeEngine) -> None:
     engine = make_engine("")
     spec = WorkloadSpec("long", "offline", prompt_tokens=250, new_tokens=7)
-    with pytest.raises(UsageError, match="250 prompt and 7 new tokens were asked for; .* holds 256 positions"):
+    with pytest.raises(UsageError, match=r"250 prompt and 7 new tokens were asked for; .* holds 256 positions"):
         engine.prepare(spec.draw(0))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labkit.model import linear
-from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear
+from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear, joined
 from labkit.optimizations.quantize import round_groups, round_rows
 
 
@@ -63,10 +63,10 @@ def test_joined_layers_give_their_outputs_side_by_side(bits: int) -> None:
     parts = [quantized(bits, rows=rows, seed=rows) for rows in (64, 32, 32)]
     x = torch.randn(2, 5, 128)
     expected = torch.cat([x @ part.dequantized().T for part in parts], dim=-1)
-    joined = Linear.joined(parts)
-    assert isinstance(joined, QuantizedLinear)
-    joined.pack()
-    assert torch.allclose(joined(x), expected, atol=0.02 * expected.abs().max().item())
+    whole = joined(parts)
+    assert isinstance(whole, QuantizedLinear)
+    whole.pack()
+    assert torch.allclose(whole(x), expected, atol=0.02 * expected.abs().max().item())
 
 
 def test_joined_float_layers_keep_their_biases() -> None:
@@ -76,14 +76,14 @@ def test_joined_float_layers_keep_their_biases() -> None:
         assert part.bias is not None
         torch.nn.init.normal_(part.bias)
     x = torch.randn(4, 8)
-    joined = Linear.joined(parts)
-    assert joined is not None
-    assert torch.allclose(joined(x), torch.cat([part(x) for part in parts], -1), atol=1e-6)
+    whole = joined(parts)
+    assert whole is not None
+    assert torch.allclose(whole(x), torch.cat([part(x) for part in parts], -1), atol=1e-6)
 
 
 def test_layers_of_different_kinds_are_not_joined() -> None:
-    assert Linear.joined([quantized(8), quantized(4)]) is None
-    assert Linear.joined([Linear(128, 4), quantized(8)]) is None
+    assert joined([quantized(8), quantized(4)]) is None
+    assert joined([Linear(128, 4), quantized(8)]) is None
 
 
 def test_the_choice_of_kernel_is_made_once_for_a_shape_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

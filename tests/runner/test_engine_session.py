@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from labkit.bench.measure import shortened
 from labkit.core.errors import UsageError
 from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
@@ -25,7 +26,8 @@ def test_recipes_of_a_tiny_model_are_measured_and_stored(tiny_model: str, tmp_pa
     for run in runs:
         assert (run.status, run.error) == ("done", "")
         assert len(run.passes) == 8
-        assert all(measured.trace.num_outputs == SPEC.new_tokens for measured in run.passes)
+        num_outputs = shortened(SPEC, run.token_share).new_tokens
+        assert all(measured.trace.num_outputs == num_outputs for measured in run.passes)
         assert run.model["num_parameters"] > 0
         assert run.build["weights_bytes"] > 0
         assert run.limit is not None

@@ -1,0 +1,35 @@
+"""Stored Runs as the commands name them: by id, those of the last session, or all."""
+
+from collections.abc import Sequence
+
+from labkit.core.errors import StoreError, UsageError
+from labkit.core.paths import home
+from labkit.core.run import Run
+from labkit.runner.store import FILE_NAME, Store
+
+
+def open_store() -> Store:
+    """The history under `home()`.
+
+    Raises:
+        StoreError: it cannot be opened or made.
+    """
+    try:
+        return Store(home() / FILE_NAME)
+    except OSError as error:
+        raise StoreError(f"the folder {error.filename!r} cannot be made: {error.strerror}; set LABKIT_HOME") from None
+
+
+def stored(ids: Sequence[str] | None, *, is_last: bool) -> tuple[Run, ...]:
+    """Runs by their ids, those of the last session in the order they were measured in, or all, newest first.
+
+    Raises:
+        StoreError: an id answers to no Run or to several. UsageError: nothing has been stored yet.
+    """
+    with open_store() as store:
+        if ids:
+            return tuple({run.id: run for run in map(store.get, ids)}.values())
+        newest = store.runs(limit=1)
+        if not newest:
+            raise UsageError(f"stored Runs were asked for, {store.path} holds none; measure first: labkit bench")
+        return store.runs(group=newest[0].group)[::-1] if is_last else store.runs()

@@ -1,0 +1,93 @@
+"""From plans to results on a screen and in files: what every command that measures has in common."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from labkit.core.errors import StoreError
+from labkit.core.paths import cache_folder
+from labkit.core.recipe import Recipe
+from labkit.core.run import Run
+from labkit.peers import DEFAULT_PEERS
+from labkit.runner.plan import Plan
+from labkit.runner.session import Session
+from labkit.runner.target import PEER_PREFIX
+from labkit.ui import console, document
+from labkit.ui.history import open_store
+from labkit.ui.report import chapters
+
+DONE, INVALID, CANCELLED = 0, 1, 130
+"""Exit codes of a command that measures."""
+
+
+def measure(plans: Sequence[Plan], *, json: str | None, report: Path | None) -> int:
+    """Measure plan after plan, show the tables, write what was asked for; returns the exit code.
+
+    Raises:
+        UsageError: a plan cannot be measured, or an output cannot be written; the latter before anything is measured.
+    """
+    kind = document.report_kind(report) if report else ""
+    for target in filter(None, (json, str(report) if report else None)):
+        document.check_target(target)
+    with _cancel_by_ctrl_c() as cancel:
+        runs = [run for plan in plans if not cancel.is_set() for run in _runs_of(plan, cancel)]
+    comparisons = document.comparisons_of(runs)
+    for group, comparison in chapters(runs, comparisons):
+        console.show_results(group, comparison, is_stdout=json != document.STDOUT)
+    if json is not None:
+        document.write_json(document.payload(runs, comparisons), json)
+    if report is not None:
+        document.write_report(runs, comparisons, report, kind)
+        note(f"wrote {report}")
+    if cancel.is_set():
+        return CANCELLED
+    return DONE if all(run.is_valid for run in runs) else INVALID
+
+
+def installed_peers() -> tuple[str, ...]:
+    """Entries for the default peers whose package is here; the others are named in a note."""
+    is_here = {name: find_spec(name) is not None for text in DEFAULT_PEERS for name in Recipe.parse(text).names}
+    for name in (name for name, is_installed in is_here.items() if not is_installed):
+        note(f"labkit: {name} is not installed, so it is not measured")
+    return tuple(PEER_PREFIX + text for text in DEFAULT_PEERS if is_here[Recipe.parse(text).names[0]])
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"{' '.join(text.split())}\n")
+
+
+def _runs_of(plan: Plan, cancel: threading.Event) -> tuple[Run, ...]:
+    with ExitStack() as stack:
+        store, warnings = None, []
+        try:
+            store = stack.enter_context(open_store())
+        except StoreError as error:  # a measurement is worth more than its history
+            warnings.append(str(error))
+        session = Session(store=store, cache_folder=cache_folder())
+        with console.progress(f"{plan.model} · {plan.spec.name}") as show:
+            runs = session.measure(plan, on_progress=lambda at: show(at.fraction, at.text), cancel=cancel)
+    for warning in (*warnings, *session.warnings):
+        note(f"labkit: {warning}")
+    return runs
+
+
+@contextmanager
+def _cancel_by_ctrl_c() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that what was measured is kept; the second one ends the program."""
+    cancel = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(*_: object) -> None:
+        cancel.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, before)
