@@ -220,3 +220,17 @@ def test_help_needs_no_heavy_package():
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "labkit", "nope"], check=False, capture_output=True, timeout=60)
     assert done.returncode == 2
+
+
+def test_the_doctor_shows_ceilings_in_units_and_as_json(home, monkeypatch, capsys):
+    from labkit.bench import ceilings
+    from labkit.bench.ceilings import Ceilings
+
+    points = ((2.0**20, 100e9), (2.0**30, 50e9))
+    known = Ceilings("Example CPU", "measured", points, {"fp32": 40e9}, dispatch_s=2e-6)
+    monkeypatch.setattr(ceilings, "ceilings", lambda *_: known)
+    assert cli.main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("50.0 GB/s", "40.0 GFLOP/s", "2.00 µs", str(home)))
+    assert cli.main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ceilings"]["dispatch_s"] == 2e-6

@@ -25,6 +25,7 @@ from labkit.engine.sequence import Sequence
 
 if TYPE_CHECKING:
     from labkit.engine.engine import Engine
+    from labkit.model.source import ModelSource
 
 WINDOW = 128
 """Tokens in a window of text, half of them context."""
@@ -101,7 +102,7 @@ def write_reference(engine: "Engine", effort: str) -> Path:
     """
     from safetensors.torch import save_file
 
-    path = _cached(engine, f"reference/{EFFORTS[effort].quality_tokens}", "safetensors")
+    path = reference_path(engine.source, engine.device, effort, _folder(engine))
     if path.exists() or engine.source.has_random_weights:
         return path
     windows = _windows(engine, EFFORTS[effort].quality_tokens)
@@ -112,6 +113,11 @@ def write_reference(engine: "Engine", effort: str) -> Path:
             logits.append(row.float().cpu())
     _replace(path, lambda temporary: save_file({"windows": windows, "logits": torch.stack(logits)}, temporary))
     return path
+
+
+def reference_path(source: "ModelSource", device: str, effort: str, folder: Path) -> Path:
+    """Where the reference of a model lies, whether it has been written or not."""
+    return _cached(source, device, folder, f"reference/{EFFORTS[effort].quality_tokens}", "safetensors")
 
 
 def _windows(engine: "Engine", num_tokens: int) -> Tensor:
@@ -153,15 +159,19 @@ def prove(reference: "Engine", candidate: "Engine", recipe: str, effort: str) ->
         "is_equal": is_equal,
         "divergences": divergences,
     }
-    path = _cached(reference, f"proof/{recipe}/{num_prompts}", "json")
+    path = _proof_path(reference.source, reference.device, recipe, effort, _folder(reference))
     _replace(path, lambda temporary: temporary.write_text(json.dumps(proof)))
     return proof
 
 
-def read_proof(engine: "Engine", recipe: str, effort: str) -> dict[str, Any] | None:
-    """The cached outcome of `prove`, or None."""
-    path = _cached(engine, f"proof/{recipe}/{EFFORTS[effort].proof_prompts}", "json")
+def read_proof(source: "ModelSource", device: str, recipe: str, effort: str, folder: Path) -> dict[str, Any] | None:
+    """The cached outcome of `prove` for a model, or None."""
+    path = _proof_path(source, device, recipe, effort, folder)
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def _proof_path(source: "ModelSource", device: str, recipe: str, effort: str, folder: Path) -> Path:
+    return _cached(source, device, folder, f"proof/{recipe}/{EFFORTS[effort].proof_prompts}", "json")
 
 
 @torch.inference_mode()
@@ -177,12 +187,17 @@ def _first_divergence(reference: "Engine", prompt: list[int], outputs: list[int]
     return position, (best[0] - best[1]).item()
 
 
-def _cached(engine: "Engine", what: str, suffix: str) -> Path:
+def _folder(engine: "Engine") -> Path:
+    if engine.cache_folder is None:
+        raise ValueError("cache_folder: an engine without one has no place for its reference")
+    return engine.cache_folder
+
+
+def _cached(source: "ModelSource", device: str, folder: Path, what: str, suffix: str) -> Path:
     """Where the result `what` for this model, these texts and these versions lies."""
-    assert engine.cache_folder is not None
     text = hashlib.sha256(held_out_text().encode()).hexdigest()
-    key = json.dumps([what, engine.source.hash, engine.device, torch.__version__, text, WINDOW, PROOF_NEW_TOKENS])
-    return engine.cache_folder / f"{what.partition('/')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.{suffix}"
+    key = json.dumps([what, source.hash, device, torch.__version__, text, WINDOW, PROOF_NEW_TOKENS])
+    return folder / f"{what.partition('/')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.{suffix}"
 
 
 def _replace(path: Path, write: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from labkit.bench.validity import Calibrations, block_is_disturbed
 from labkit.core.effort import Effort
-from labkit.core.inference import blocks_needed
+from labkit.core.inference import blocks_needed, smallest_resolving_blocks
 from labkit.core.metrics import pass_values
 from labkit.core.run import Pass
 from labkit.core.trace import Trace
@@ -74,14 +74,16 @@ class Round:
 
     def num_blocks(self, effort: Effort) -> int:
         """How many blocks the comparison takes: from a pilot that is thrown away, before anything is looked at."""
+        # fewer blocks than this could not tell any of so many candidates apart from chance, whatever they showed
+        least = max(effort.min_blocks, smallest_resolving_blocks(max(1, len(self.live) - 1)))
         if effort.min_blocks == effort.max_blocks or len(self.live) < 2:
-            return effort.min_blocks
+            return least
         pilot = [self.block() for _ in range(_NUM_PILOT_BLOCKS)]
         rates = [[_log_rate(block.answers[live.subject]) for block in pilot] for live in self.live]
         if len(rates) < 2:
-            return effort.min_blocks
+            return least
         log_ratios = [[ours - base for ours, base in zip(row, rates[0], strict=True)] for row in rates[1:]]
-        return max(effort.min_blocks, min(effort.max_blocks, blocks_needed(log_ratios)))
+        return max(least, min(effort.max_blocks, blocks_needed(log_ratios)))
 
     def _calibrate(self) -> float:
         """Seconds of the fixed kernel, in the first worker that is alive; the last known where none is."""

@@ -1,6 +1,7 @@
 """Memory: what a recipe will need, what the machine has, what a process has held."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,16 @@ def peer_need(peer: Recipe, config: "ModelConfig", *, device: str) -> Need:
     knobs = dict(peer.steps[0].knobs)
     weights = config.num_parameters * (4 if knobs.get("dtype") == "fp32" else 2)
     return Need(peer.text, device, weights + _PROCESS_BYTES)
+
+
+def forget_peak_memory(device: str) -> None:
+    """Count the peak anew from what is held now, where the system lets a process do that."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # no Linux, or a sandbox that forbids it: the peak then includes the building
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_bytes(device: str) -> int:

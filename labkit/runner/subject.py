@@ -91,7 +91,7 @@ class Subject:
     def run(self, header: Header) -> Run:
         """The Run as far as it is known; while it is measured that is an interrupted one."""
         ready = self.ready
-        metrics = summarize([measured.trace for measured in self.passes]) if self.passes else {}
+        metrics = self._metrics(header)
         limit, prediction = ready.get("limit"), ready.get("prediction")
         reached = share(limit, metrics) if limit else None
         return Run(
@@ -119,6 +119,10 @@ class Subject:
             prediction={**prediction, "residual": residual(prediction, metrics)} if prediction else None,
             faults=self._faults(header, reached) if self.status == "done" else (),
         )
+
+    def _metrics(self, header: Header) -> dict[str, Any]:
+        traces = [measured.trace for measured in self.passes]
+        return summarize(traces, scenario=header.spec.scenario) if traces else {}
 
     def _faults(self, header: Header, limit_share: float | None) -> tuple[Fault, ...]:
         ready = self.ready

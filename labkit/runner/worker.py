@@ -27,7 +27,7 @@ from typing import Any
 from labkit.core.errors import LabkitError, UsageError
 from labkit.core.workload import WorkloadSpec
 from labkit.runner.channel import Channel
-from labkit.runner.memory import peak_memory_bytes
+from labkit.runner.memory import forget_peak_memory, peak_memory_bytes
 from labkit.runner.target import Opener, Order, Target, TargetOpener
 
 
@@ -90,14 +90,16 @@ class Worker:
         cost = system.cost(shortened(self._spec, warmup.token_share))  # of the work that measured passes do
         # a System that states no cost, as other projects' engines, has neither limit nor prediction
         roof = ceilings(device, Path(self._order.cache_folder), facts.get("threads")) if cost.phases else None
+        quality = dict(system.quality(effort))
+        forget_peak_memory(device)  # what building, quality and ceilings took for a moment is not what serving takes
         self._channel.send(
             "ready",
             pass_s=warmup.pass_s,
             token_share=warmup.token_share,
             build={**facts, "warmup_s": warmup.warmup_s, "is_steady": warmup.is_steady},
-            quality=dict(system.quality(effort)),
+            quality=quality,
             cost=cost.to_dict() if cost.phases else None,
-            limit=limit(cost, roof) if roof else None,
+            limit=limit(cost, roof, prompt_tokens=self._spec.prompt_tokens * self._spec.num_requests) if roof else None,
             prediction=predict(cost, roof, facts.get("kernel_s")) if roof else None,
         )
 

@@ -14,12 +14,10 @@ from labkit.ui import units
 _EFFORTS = {"quick": "quick (a quick look: short warm-up, few blocks)"}
 
 _UNITS: Mapping[str, units.Formatter] = {
-    "_bytes_per_s": units.bandwidth,
-    "_flop_per_s": units.arithmetic,
     "_bytes": units.size,
     "_s": units.seconds,
 }
-"""How a quantity is shown, by the end of its name; the longest first."""
+"""How a quantity is shown, by the end of its name."""
 
 
 @dataclass(frozen=True)

@@ -82,10 +82,20 @@ def doctor_facts(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
         "Machine": flat(found["machine"]) | memory,
         "Tools": here,
-        "Ceilings": flat(found["ceilings"]),
+        "Ceilings": _ceilings(found["ceilings"]),
         "Harness": flat(found["overhead"]),
         "Store": {"runs": found["store"]},
     }
+
+
+def _ceilings(ceilings: Mapping[str, Any]) -> dict[str, str]:
+    reads = {f"read, {units.size(size)}": units.bandwidth(rate) for size, rate in ceilings["read_bytes_per_s"]}
+    products = {f"product, {dtype}": units.arithmetic(rate) for dtype, rate in ceilings["flops_per_s"].items()}
+    others = {
+        "one operation": units.seconds(ceilings["dispatch_s"]),
+        "core time of others meanwhile": units.percent(ceilings["contention"]),
+    }
+    return {"device": ceilings["name"], **reads, **products, **others}
 
 
 def run_rows(runs: Sequence[Run]) -> Rows:

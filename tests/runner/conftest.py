@@ -33,7 +33,8 @@ class MockLab:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
+        text = self._log.read_text() if self._log.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
 
     def session(self) -> Session:
         return Session(store=self.store, cache_folder=self.folder, worker_command=self.command)

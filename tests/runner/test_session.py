@@ -1,10 +1,11 @@
-"""A session over mock workers. Nothing here asserts on time but Cancel, which has a promise to keep."""
+"""A session over mock workers."""
 
 import itertools
 import random
 import subprocess
 import sys
 import threading
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -163,14 +164,17 @@ def test_progress_grows_and_is_rare(mock_lab: MockLab) -> None:
 
 
 def test_cancel_ends_a_stuck_worker_and_its_children(mock_lab: MockLab) -> None:
-    cancel, texts = threading.Event(), list[str]()
+    cancel = threading.Event()
 
-    def on_progress(progress: Progress) -> None:
-        texts.append(progress.text)
-        if progress.text.startswith("block"):
-            threading.Timer(0.3, cancel.set).start()
+    def cancel_when_stuck() -> None:
+        while len(mock_lab.log) < 4:  # both recipes hang in their third pass
+            time.sleep(0.05)
+        cancel.set()
 
-    runs = mock_lab.measure("", "kv_cache", model="mock hang=all child=1", on_progress=on_progress, cancel=cancel)
+    thread = threading.Thread(target=cancel_when_stuck)
+    thread.start()
+    runs = mock_lab.measure("", "kv_cache", model="mock hang=all child=1", cancel=cancel)
+    thread.join()
     assert [(run.status, run.error) for run in runs] == [("interrupted", "cancelled")] * 2
     assert {run.status for run in mock_lab.store.runs()} == {"interrupted"}
     assert psutil.Process().children(recursive=True) == []

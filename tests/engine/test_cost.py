@@ -1,0 +1,82 @@
+"""The cost of decoding, against figures worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from labkit.core.workload import WorkloadSpec
+from labkit.engine.cost import DecoderCost
+from labkit.model.config import ModelConfig
+from labkit.optimizations import bind
+
+CONFIG = ModelConfig(
+    vocab_size=100, hidden_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4, intermediate_size=16,
+    max_positions=64,
+)  # fmt: skip
+LINEAR = 2 * (8 * (8 + 2 * 4) + 8 * 8 + 3 * 8 * 16)  # q, k, v; o; gate, up, down
+HEAD = 100 * 8
+SPEC = WorkloadSpec("hand", "offline", prompt_tokens=10, new_tokens=5, num_requests=4)
+
+
+def cost(recipe: str, spec: WorkloadSpec = SPEC) -> DecoderCost:
+    result = DecoderCost.baseline(CONFIG, spec)
+    for optimization in bind(recipe).optimizations:
+        result = optimization.cost(result)
+    return result
+
+
+def test_parameters_are_counted() -> None:
+    assert CONFIG.num_linear_parameters == LINEAR
+    assert CONFIG.num_parameters == LINEAR + 2 * HEAD + 5 * 8
+
+
+def test_the_baseline_reads_all_weights_for_every_token_of_every_request() -> None:
+    decode = cost("").phases().phases["decode"]
+    assert decode.num_steps == 4 * 4
+    assert decode.bytes_by_kind == {"weights": 4.0 * (LINEAR + HEAD), "kv_cache": 0.0}
+
+
+def test_the_baseline_computes_the_whole_text_again_in_each_step() -> None:
+    phases = cost("").phases().phases
+    mean_context = 10 + 5 / 2
+    attention = 4 * 2 * 2 * 4 * (mean_context * (mean_context + 1) / 2)
+    assert phases["decode"].flops_by_dtype["fp32"] == pytest.approx(2 * LINEAR * mean_context + 2 * HEAD + attention)
+
+
+def test_a_cache_leaves_one_token_to_compute_and_its_past_to_read() -> None:
+    decode = cost("kv_cache").phases().phases["decode"]
+    attention = 4 * 2 * 2 * 4 * (12.5 + 1)
+    assert decode.flops_by_dtype["fp32"] == pytest.approx(2 * LINEAR + 2 * HEAD + attention)
+    assert decode.bytes_by_kind["kv_cache"] == pytest.approx(2 * 2 * 1 * 4 * 4 * (12.5 + 1))
+
+
+def test_a_batch_shares_the_weights() -> None:
+    single, batch = (cost(recipe).phases().phases["decode"] for recipe in ("kv_cache", "kv_cache + static_batching"))
+    assert batch.num_steps == single.num_steps / 4
+    assert batch.bytes_by_kind["weights"] == single.bytes_by_kind["weights"]
+    assert batch.bytes_by_kind["kv_cache"] == 4 * single.bytes_by_kind["kv_cache"]
+
+
+def test_a_single_stream_never_forms_a_batch() -> None:
+    alone = replace(SPEC, scenario="single_stream")
+    assert cost("static_batching", alone).phases() == cost("", alone).phases()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "bytes_per_weight", "dtype"),
+    [
+        ("precision(dtype='fp16')", 2.0, "fp16"),
+        ("quantize(bits=8)", 1 + 2 / 8, "bf16"),
+        ("quantize(bits=4)", 0.5 + 4 / 32, "bf16"),
+        ("quantize(bits=4, group_size=128)", 0.5 + 4 / 128, "bf16"),
+        ("quantize(bits=8) + precision(dtype='fp32')", 1 + 2 / 8, "bf16"),
+    ],
+)
+def test_fewer_bits_are_fewer_bytes(recipe: str, bytes_per_weight: float, dtype: str) -> None:
+    decode = cost(recipe).phases().phases["decode"]
+    assert decode.bytes_by_kind["weights"] == pytest.approx(bytes_per_weight * (LINEAR + HEAD))
+    assert list(decode.flops_by_dtype) == [dtype]
+
+
+def test_one_new_token_is_all_prefill() -> None:
+    assert list(cost("kv_cache", replace(SPEC, new_tokens=1)).phases().phases) == ["prefill"]

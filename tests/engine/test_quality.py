@@ -1,0 +1,104 @@
+"""Quality and proof: what is equal is found equal, what is broken is found out."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from labkit.core.effort import EFFORTS
+from labkit.engine import quality
+from labkit.engine.engine import Engine
+from labkit.optimizations import bind
+from labkit.optimizations.build import prepare_reference
+
+MakeEngine = Callable[[str], Engine]
+
+
+def test_the_baseline_equals_its_reference(make_engine: MakeEngine) -> None:
+    measured = make_engine("").quality("quick")
+    assert measured["perplexity_ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert measured["kl_mean"] == pytest.approx(0.0, abs=1e-6)
+    assert measured["same_top1_rate"] == 1.0
+
+
+def test_fewer_bits_move_the_logits_further(make_engine: MakeEngine) -> None:
+    recipes = ("kv_cache", "quantize(bits=8) + kv_cache", "quantize(bits=4, group_size=64) + kv_cache")
+    divergences = [make_engine(recipe).quality("quick")["kl_mean"] for recipe in recipes]
+    assert divergences[0] < 1e-6 < divergences[1] < divergences[2]
+
+
+def test_perplexity_is_that_of_a_plain_forward_pass(make_engine: MakeEngine) -> None:
+    engine = make_engine("kv_cache")
+    windows = quality._windows(engine, EFFORTS["quick"].quality_tokens)
+    half = quality.WINDOW // 2
+    with torch.inference_mode():
+        log_p = engine.model(windows)[:, half:-1].log_softmax(-1)
+    expected = -log_p.gather(-1, windows[:, half + 1 :, None]).mean()
+    assert engine.quality("quick")["perplexity"] == pytest.approx(expected.exp().item(), rel=1e-4)
+
+
+def test_scoring_leaves_the_cache_free(make_engine: MakeEngine) -> None:
+    engine = make_engine("kv_cache")
+    engine.quality("quick")
+    assert engine.cache is not None
+    assert len(engine.cache.free_slots) == engine.cache.num_slots
+
+
+def test_random_shapes_have_no_quality(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine("")
+    object.__setattr__(engine.source, "has_random_weights", True)
+    assert engine.quality("quick") == {}
+
+
+def test_an_exact_recipe_is_proven_and_the_proof_is_cached(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds = [bind("kv_cache + static_batching(size=3)"), bind("quantize + kv_cache"), bind("quantize")]
+
+    def prepare() -> dict[str, dict[str, object]]:
+        return prepare_reference(bounds, model=tiny_model, device="cpu", effort="quick", cache_folder=tmp_path)
+
+    proofs = prepare()
+    assert list(proofs) == ["kv_cache + static_batching(size=3)", "kv_cache"]
+    for proof in proofs.values():
+        assert proof["is_equal"]
+        assert proof["num_prompts"] == EFFORTS["quick"].proof_prompts
+        assert proof["num_tokens"] == EFFORTS["quick"].proof_prompts * quality.PROOF_NEW_TOKENS
+
+    def never(*_: object) -> None:
+        raise AssertionError("a cached proof was computed again")
+
+    monkeypatch.setattr(quality, "prove", never)
+    assert prepare() == proofs
+
+
+def test_a_broken_cache_fails_the_proof(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labkit.engine.cache import CacheView
+
+    append = CacheView._append
+
+    def late(self: CacheView, stored: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        return append(self, stored, new) * 0.5  # a wrong scale, as a forgotten dequantization would leave
+
+    baseline, candidate = make_engine(""), make_engine("kv_cache")
+    monkeypatch.setattr(CacheView, "_append", late)
+    proof = quality.prove(baseline, candidate, "kv_cache", "quick")
+    assert not proof["is_equal"]
+    assert proof["num_diverged"] == len(proof["divergences"]) > 0
+    assert all(item["gap"] > quality.TIE_GAP for item in proof["divergences"])
+
+
+@pytest.fixture
+def tie(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every prompt diverges, but only where two logits are as good as equal."""
+    monkeypatch.setattr(quality, "_first_divergence", lambda *_: (3, quality.TIE_GAP / 2))
+    return
+
+
+@pytest.mark.usefixtures("tie")
+def test_ties_are_counted_and_too_many_of_them_fail(make_engine: MakeEngine) -> None:
+    baseline, candidate = make_engine(""), make_engine("kv_cache")
+    proof = quality.prove(baseline, candidate, "kv_cache", "quick")
+    assert proof["num_diverged"] == EFFORTS["quick"].proof_prompts
+    assert not proof["is_equal"]

@@ -1,0 +1,194 @@
+"""The contract that every technique in the catalog keeps; it runs over whatever the catalog holds."""
+
+import inspect
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from labkit import optimizations
+from labkit.core.errors import Unavailable, UsageError
+from labkit.core.recipe import Recipe, Step
+from labkit.core.workload import WorkloadSpec
+from labkit.optimizations import CATALOG, Need, Optimization, Slot, bind
+from labkit.optimizations.build import build_engine
+
+SPEC = WorkloadSpec("contract", "offline", prompt_tokens=12, new_tokens=6, num_requests=3)
+
+every = pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.name)
+
+
+def allowed_values(kind: type[Optimization], knob: str) -> list[Any]:
+    rule = next(field for field in fields(kind) if field.name == knob)
+    if rule.metadata["choices"]:
+        return list(rule.metadata["choices"])
+    return [type(rule.default)(rule.metadata[end]) for end in ("low", "high")]
+
+
+@every
+def test_its_module_is_a_lesson(kind: type[Optimization]) -> None:
+    lesson = inspect.getmodule(kind).__doc__ or ""  # type: ignore[union-attr]
+    for part in ("Idea:", "Price:", "No gain:", "Reference:"):
+        assert part in lesson
+    assert kind.__doc__
+    assert kind.title
+    assert isinstance(kind.slot, Slot)
+
+
+@every
+def test_its_file_is_named_after_it(kind: type[Optimization]) -> None:
+    assert inspect.getfile(kind).endswith(f"{kind.name}.py")
+
+
+@every
+def test_every_knob_has_help_a_rule_and_a_default_that_obeys_it(kind: type[Optimization]) -> None:
+    for field in fields(kind):
+        assert field.metadata["help"]
+        assert field.metadata["choices"] or field.metadata["low"] <= field.default <= field.metadata["high"]
+    assert kind().step == Step(kind.name)
+
+
+@every
+def test_every_allowed_knob_value_survives_text_and_json(kind: type[Optimization]) -> None:
+    for field in fields(kind):
+        for value in allowed_values(kind, field.name):
+            recipe = Recipe((Step(kind.name, ((field.name, value),)),))
+            canonical = bind(recipe).recipe
+            assert Recipe.parse(recipe.text) == Recipe.of(recipe.to_dict()) == recipe
+            assert bind(canonical.text).optimizations == bind(recipe).optimizations
+
+
+@every
+def test_values_outside_the_rule_are_refused_by_name(kind: type[Optimization]) -> None:
+    for field in fields(kind):
+        for value in ("nonsense", True, None, -1, 10**9):
+            with pytest.raises(UsageError, match=field.name):
+                kind(**{field.name: value})
+
+
+@every
+def test_the_tiny_model_runs_under_it(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
+    outputs = []
+    for recipe in ("", kind.name):
+        bound = bind(recipe)
+        with bound.process():
+            engine = build_engine(bound, model=tiny_model, device="cpu", cache_folder=tmp_path)
+            trace = engine.serve(engine.prepare(SPEC.draw(0)))
+        assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
+        outputs.append([request.output_ids for request in trace.requests])
+    if kind.exact:
+        assert outputs[0] == outputs[1]
+
+
+@every
+def test_it_states_what_it_changes_in_the_cost(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
+    costs = [
+        build_engine(bind(recipe), model=tiny_model, device="cpu", cache_folder=tmp_path).cost(SPEC)
+        for recipe in ("", kind.name)
+    ]
+    if kind.slot is Slot.RUNTIME:  # how fast the machine runs, not what there is to do
+        assert costs[0] == costs[1]
+    else:
+        assert costs[0] != costs[1]
+    for cost in costs:
+        assert sum(phase.num_outputs for phase in cost.phases.values()) == 18
+
+
+def test_click_order_does_not_matter() -> None:
+    one, other = bind("threads + kv_cache + quantize(bits=4)"), bind("quantize(bits=4) + threads + kv_cache")
+    assert one == other
+    assert one.recipe.text == "quantize(bits=4) + kv_cache + threads"
+
+
+def test_knobs_at_their_default_leave_the_canonical_text() -> None:
+    assert bind("quantize(bits=8, group_size=64)").recipe.text == "quantize(group_size=64)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("warp_drive", "unknown optimization 'warp_drive'; allowed: quantize, precision, kv_cache"),
+        ("kv_cache(size=3)", "unknown knob of kv_cache 'size'; allowed: dtype, block_size"),
+        ("quantize(bits=3)", "unknown value of quantize's knob bits '3'; allowed: 8, 4"),
+        ("static_batching(size=0)", "static_batching: knob size is 0; allowed: whole numbers from 1 to 1024"),
+        ("static_batching(size=2.5)", "static_batching: knob size is 2.5; allowed: whole numbers"),
+        ("kv_cache + kv_cache", "recipe names 'kv_cache' twice"),
+        ("kv_cache(8)", "takes knobs by name only"),
+        ("kv_cache +", "cannot be read"),
+        ("__import__('os').system('true')", "no optimization"),
+        ("kv_cache(dtype=[1])", "no plain value"),
+        ("(" * 500 + ")" * 500, "cannot be read"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        bind(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Other(Optimization):
+    """A second technique for slots that hold one."""
+
+    name: ClassVar[str] = "other"
+    title: ClassVar[str] = "Other"
+    slot: ClassVar[Slot] = Slot.SCHEDULER
+    exact: ClassVar[bool] = True
+
+
+def bind_beside(monkeypatch: pytest.MonkeyPatch, text: str, **facts: Any) -> None:
+    kind = type("Changed", (Other,), facts)
+    monkeypatch.setattr(optimizations, "CATALOG", (*CATALOG, kind))
+    bind(text)
+
+
+def test_two_in_a_slot_that_holds_one_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="static_batching and other both fill the slot 'scheduler', which holds one"):
+        bind_beside(monkeypatch, "static_batching + other")
+
+
+def test_a_conflict_is_refused_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"slot": Slot.RUNTIME, "conflicts": {"kv_cache": "it would lose its memory"}}
+    with pytest.raises(UsageError, match="other cannot stand with kv_cache: it would lose its memory"):
+        bind_beside(monkeypatch, "kv_cache + other", **facts)
+
+
+def test_a_missing_partner_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="other needs kv_cache in the same recipe; add it"):
+        bind_beside(monkeypatch, "other", requires=("kv_cache",))
+
+
+def test_a_missing_need_is_unavailable_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = Need("a compiler", lambda: "no c++ was found; install g++")
+    with pytest.raises(Unavailable, match=r"other needs a compiler: no c\+\+ was found; install g\+\+"):
+        bind_beside(monkeypatch, "other", needs=(need,))
+
+
+def test_threads_are_set_read_back_and_given_back() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    with bind("threads(num=1)").process() as facts:
+        assert facts == {"threads": 1}
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    with pytest.raises(UsageError, match="threads\\(num=1024\\) was asked for; this process may use"):  # noqa: SIM117
+        with bind("threads(num=1024)").process():
+            pass
+
+
+def test_cuda_without_a_device_is_unavailable(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(Unavailable, match="torch sees no CUDA device here; allowed: cpu"):
+        build_engine(bind(""), model=tiny_model, device="cuda", cache_folder=tmp_path)
+
+
+def test_exact_keeps_only_what_must_not_change_the_output() -> None:
+    bound = bind("quantize + kv_cache(block_size=8) + static_batching")
+    assert bound.exact.recipe.text == "kv_cache(block_size=8) + static_batching"
+    assert replace(bound, optimizations=()).exact.optimizations == ()
