@@ -61,6 +61,11 @@ class Ceilings:
         part = math.log(working_set_bytes / low) / math.log(high / low)
         return low_rate + part * (high_rate - low_rate)
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether they were measured with the machine to themselves, and so may fault a Run that exceeds them."""
+        return self.contention <= _CALM
+
     def flops(self, dtype: str) -> float:
         """FLOP per second that no kernel of this dtype exceeds.
 
@@ -102,7 +107,7 @@ def ceilings(device: str, folder: Path, threads: int | None = None) -> Ceilings:
     threads = thread_count() if threads is None else threads
     path = folder / f"ceilings-{machine(device).fingerprint}-{device}-{threads}.json"
     kept = _read(path)
-    if kept is not None and kept.contention <= _CALM:
+    if kept is not None and kept.is_calm:
         return kept
     measured = measure_ceilings(device, threads=threads)
     if kept is not None:

@@ -64,17 +64,25 @@ def decide(
     `sign_flip_interval`), so the two never contradict each other. Raises ValueError for rates that are not
     positive and finite, and for candidates without exactly one rate for each block of the baseline.
     """
-    baseline_rates = _as_rates("baseline", baseline)
-    rates = {name: _as_rates(name, values) for name, values in candidates.items()}
+    pairs = {name: (baseline, values) for name, values in candidates.items()}
+    return decide_pairs(pairs, alpha=alpha, min_effect=min_effect)
+
+
+def decide_pairs(
+    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, alpha: float = 0.01, min_effect: float = 0.02
+) -> dict[str, Decision]:
+    """As `decide`, for candidates that were each measured in blocks of their own: (baseline's rates there, its own)."""
+    base_rates = {name: _as_rates("baseline", base) for name, (base, _) in pairs.items()}
+    rates = {name: _as_rates(name, values) for name, (_, values) in pairs.items()}
     for name, values in rates.items():
-        if values.size != baseline_rates.size:
-            raise ValueError(f"{name}: {values.size} blocks, the baseline has {baseline_rates.size}")
-    log_ratios = {name: np.log(values) - np.log(baseline_rates) for name, values in rates.items()}
+        if values.size != base_rates[name].size:
+            raise ValueError(f"{name}: {values.size} blocks, the baseline has {base_rates[name].size}")
+    log_ratios = {name: np.log(values) - np.log(base_rates[name]) for name, values in rates.items()}
     p_values = [sign_flip_test(values) for values in log_ratios.values()]
     decisions = {}
     for name, p_value, p_adjusted in zip(rates, p_values, holm(p_values), strict=True):
         log_ratio = sign_flip_interval(log_ratios[name], level=1 - alpha)
-        noise = max(aa_noise(baseline_rates), aa_noise(rates[name]))
+        noise = max(aa_noise(base_rates[name]), aa_noise(rates[name]))
         verdict, reason = _judge(
             log_ratio, p_adjusted, noise, alpha=alpha, min_effect=min_effect, num_candidates=len(rates)
         )

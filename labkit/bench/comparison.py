@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from labkit.bench.compare import Decision, decide
+from labkit.bench.compare import Decision, decide_pairs
 from labkit.bench.limit import share
 from labkit.core.inference import sign_flip_interval
 from labkit.core.metrics import pass_values
@@ -82,7 +82,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     """Set Runs beside the first of them, the baseline.
 
     A Run that cannot be compared is refused, and the row says why: it is invalid or incomplete, it stems from another
-    session, machine, model or workload, or its blocks are not the baseline's. If the baseline itself is invalid, all
+    session, machine, model or workload, or the baseline has not all its blocks. If the baseline itself is invalid, all
     are. Verdicts are Holm-adjusted over those that remain. Raises ValueError without any Run.
     """
     if not runs:
@@ -91,8 +91,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
     refusals = [_refusal(baseline, run) for run in candidates]
     accepted = [run for run, refusal in zip(candidates, refusals, strict=True) if not refusal]
     metric = _metric([baseline, *accepted])
-    decisions = (
-        decide(_speeds(baseline, metric), {run.id: _speeds(run, metric) for run in accepted}) if accepted else {}
+    decisions = decide_pairs(
+        {run.id: (_speeds(_beside(baseline, run), metric), _speeds(run, metric)) for run in accepted}
     )
     rows = tuple(
         _row(baseline, run, decisions.get(run.id) if not refusal else None, refusal)
@@ -113,7 +113,7 @@ def _refusal(baseline: Run, run: Run) -> str:
         ("with another model", run.model.get("hash"), baseline.model.get("hash")),
         ("on another workload", run.workload_hash, baseline.workload_hash),
         ("in another session, not interleaved with the baseline", run.group, baseline.group),
-        ("in other blocks than the baseline", _blocks(run), _blocks(baseline)),
+        ("in other blocks than the baseline", _blocks(run) or None, _blocks(_beside(baseline, run))),
     )
     for text, seen, expected in differences:
         if seen != expected:
@@ -128,6 +128,12 @@ def _metric(runs: Sequence[Run]) -> str:
     if any(run.workload["scenario"] == "server" for run in runs):
         return "e2e_s"
     return "output_tok_per_s" if len({run.token_share for run in runs}) == 1 else "decode_tok_per_s"
+
+
+def _beside(baseline: Run, run: Run) -> Run:
+    """The baseline in the blocks of `run` only: where memory holds just a pair, each pair has blocks of its own."""
+    blocks = set(_blocks(run))
+    return replace(baseline, passes=tuple(measured for measured in baseline.passes if measured.block in blocks))
 
 
 def _blocks(run: Run) -> tuple[int, ...]:
@@ -155,7 +161,7 @@ def _row(baseline: Run, run: Run, decision: Decision | None, refusal: str) -> Ro
         device=run.device,
         decision=decision,
         refusal=refusal,
-        ratios={} if decision is None else _ratios(_values(baseline), _values(run)),
+        ratios={} if decision is None else _ratios(_values(_beside(baseline, run)), _values(run)),
         quality={
             name: {"baseline": baseline.quality.get(name), "candidate": run.quality.get(name)}
             for name in {**baseline.quality, **run.quality}

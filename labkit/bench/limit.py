@@ -21,7 +21,7 @@ def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -
 
     Each phase by name: `{"seconds", "step_s", "bound"}` with bound "memory" or "compute"; then `pass_s`,
     `output_tok_per_s`, `decode_tok_per_s` where there is decoding, `prefill_tok_per_s` where `prompt_tokens` of the
-    whole pass are given, and the `origin` of the ceilings.
+    whole pass are given, the `origin` of the ceilings and `is_calm`, whether nothing disturbed their measurement.
     """
     if not cost.phases:
         return {}
@@ -32,7 +32,7 @@ def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -
         bound = "memory" if memory_s >= compute_s else "compute"
         phases[name] = {"seconds": phase.num_steps * step_s, "step_s": step_s, "bound": bound}
     rates = _rates(cost, {name: phase["seconds"] for name, phase in phases.items()}, prompt_tokens)
-    return {**phases, **rates, "origin": ceilings.origin}
+    return {**phases, **rates, "origin": ceilings.origin, "is_calm": ceilings.is_calm}
 
 
 def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, float | None] | None = None) -> dict[str, Any]:

@@ -117,7 +117,9 @@ class Subject:
             cost=ready.get("cost"),
             limit={**limit, "share": reached} if limit else None,
             prediction={**prediction, "residual": residual(prediction, metrics)} if prediction else None,
-            faults=self._faults(header, reached) if self.status == "done" else (),
+            faults=self._faults(header, reached if limit and limit["is_calm"] else None)
+            if self.status == "done"
+            else (),
         )
 
     def _metrics(self, header: Header) -> dict[str, Any]:

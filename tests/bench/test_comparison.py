@@ -156,3 +156,18 @@ def test_comparison_is_json():
 def test_nothing_cannot_be_compared():
     with pytest.raises(ValueError, match="expected at least the baseline"):
         compare([])
+
+
+def test_pairs_that_were_measured_apart_are_each_held_against_the_baseline_of_their_own_blocks():
+    base, fast, slow = run("base", 100), run("fast", 200), run("slow", 50)
+    early, late = fast.passes[:4] + fast.passes[8:], slow.passes[:8]
+    rows = compare([base, replace(fast, passes=early), replace(slow, passes=late)]).rows
+    assert [row.decision.num_blocks for row in rows] == [8, 8]
+    assert rows[0].decision.ratio.value == pytest.approx(2, rel=0.01)
+    assert rows[1].decision.ratio.value == pytest.approx(0.5, rel=0.01)
+
+
+def test_a_block_that_the_baseline_lacks_is_refused():
+    base, fast = run("base", 100), run("fast", 200)
+    row = compare([replace(base, passes=base.passes[1:]), fast]).rows[0]
+    assert row.refusal == "measured in other blocks than the baseline"

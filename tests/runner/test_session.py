@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from labkit.core.errors import UsageError
+from labkit.core.inference import smallest_resolving_blocks
 from labkit.core.run import Run
 from labkit.runner.plan import Plan, Progress
 from tests.runner.conftest import SPEC, MockLab
@@ -31,7 +32,7 @@ def test_every_recipe_runs_once_a_block_in_random_order_on_equal_prompts(mock_la
     runs = mock_lab.measure(*RECIPES)
     assert [run.recipe for run in runs] == list(RECIPES)
     for run in runs:
-        assert [measured.block for measured in run.passes] == list(range(8))
+        assert [measured.block for measured in run.passes] == list(range(smallest_resolving_blocks(2)))
     passes = passes_of(mock_lab)
     blocks = [passes[i : i + 3] for i in range(0, len(passes), 3)]
     assert all({line["recipe"] for line in block} == set(RECIPES) for block in blocks)
@@ -94,7 +95,7 @@ def test_a_killed_worker_interrupts_its_run_and_no_other(mock_lab: MockLab) -> N
     killed = runs[1]
     assert [measured.block for measured in killed.passes][:2] == [0, 1]
     assert "killed by SIGKILL (the system does so when memory runs out); its last words: out of luck" in killed.error
-    assert all(len(run.passes) == 8 for run in (runs[0], runs[2]))
+    assert all(len(run.passes) == smallest_resolving_blocks(2) for run in (runs[0], runs[2]))
     assert mock_lab.store.get(killed.id).status == "interrupted"
 
 
