@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.exceptions import Abort, TyperException
 
 from labkit.core.errors import LabkitError, UsageError
 
@@ -50,13 +51,20 @@ DEMO_RECIPES = (
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. An error that labkit raises on purpose is one line on stderr."""
     try:
-        app(args=args, prog_name="labkit")
+        code = app(args=args, prog_name="labkit", standalone_mode=False)
     except LabkitError as error:
-        typer.echo(f"labkit: {' '.join(str(error).split())}", err=True)
-        return error.exit_code
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    return 0
+        return _say(str(error), error.exit_code)
+    except TyperException as error:  # an option or a command that does not exist, or a value that is none
+        message = error.format_message().rstrip(".")
+        return _say(f"{message}; `labkit --help` and `labkit COMMAND --help` say what is allowed", 2) if message else 2
+    except Abort:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _say(error: str, code: int) -> int:
+    typer.echo(f"labkit: {' '.join(error.split())}", err=True)
+    return code
 
 
 @app.callback(invoke_without_command=True)

@@ -234,3 +234,18 @@ def test_the_doctor_shows_ceilings_in_units_and_as_json(home, monkeypatch, capsy
     assert all(text in shown for text in ("50.0 GB/s", "40.0 GFLOP/s", "2.00 µs", str(home)))
     assert cli.main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ceilings"]["dispatch_s"] == 2e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--batch", "-3"], "labkit: Invalid value for '--batch'"),
+        (["bench", "--recipe"], "labkit: Option '--recipe' requires an argument;"),
+        (["nonsense"], "labkit: No such command 'nonsense';"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from labkit.core.errors import StoreError
+from labkit.core.errors import StoreError, UsageError
 from labkit.core.run import Run
 
 VERSION = 1
@@ -83,7 +83,7 @@ class Store:
         """Return the Run of this id, or of the only id that begins so.
 
         Raises:
-            StoreError: no Run or several Runs answer to it.
+            UsageError: no Run or several Runs answer to it. StoreError: the history cannot be read.
         """
         with self._statement("read") as connection:
             # substr, not LIKE: an id given by a user holds no wildcards
@@ -92,7 +92,7 @@ class Store:
         runs = [Run.from_json(text) for (text,) in rows]
         if not id or not runs or (len(runs) > 1 and runs[0].id != id):
             seen = "several Runs begin so" if id and runs else "no Run has it"
-            raise StoreError(f"Run {id!r} was asked of {self.path}; {seen}; `labkit report` lists all ids")
+            raise UsageError(f"Run {id!r} was asked of {self.path}; {seen}; `labkit report` lists all ids")
         return runs[0]
 
     def runs(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.core.errors import StoreError
+from labkit.core.errors import StoreError, UsageError
 from labkit.core.run import Pass, Run
 from labkit.core.trace import RequestTrace, Trace
 from labkit.runner.store import VERSION, Store
@@ -61,7 +61,7 @@ def test_an_id_may_be_shortened_as_long_as_it_is_unique(store: Store) -> None:
         store.add(make_run(id))
     assert store.get("abc").id == "abc1"
     for asked, seen in (("ab", "several Runs begin so"), ("x", "no Run has it"), ("", "no Run"), ("%", "no Run")):
-        with pytest.raises(StoreError, match=seen):
+        with pytest.raises(UsageError, match=seen):
             store.get(asked)
 
 
