@@ -82,6 +82,10 @@ def score(engine: "Engine", windows: Tensor) -> Iterator[Tensor]:
     """Logits [W, V] at each position of the second half of [W, WINDOW] windows but the last, decoded in step."""
     rows: list[list[int]] = windows.tolist()
     half = WINDOW // 2
+    if engine.cache is None:  # decoding computes the whole text again for each token: once gives all positions
+        logits = [engine.model(window[None].to(engine.device))[0, half:-1] for window in windows]
+        yield from torch.stack(logits, dim=1).unbind()
+        return
     sequences = [Sequence(index, row[:half], WINDOW - half, 0.0) for index, row in enumerate(rows)]
     try:
         for position in range(half, WINDOW):
