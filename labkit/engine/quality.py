@@ -84,7 +84,8 @@ def score(engine: "Engine", windows: Tensor) -> Iterator[Tensor]:
     half = WINDOW // 2
     if engine.cache is None:  # decoding computes the whole text again for each token: once gives all positions
         logits = [engine.model(window[None].to(engine.device))[0, half:-1] for window in windows]
-        yield from torch.stack(logits, dim=1).unbind()
+        for position in range(len(logits[0])):
+            yield torch.stack([window[position] for window in logits])
         return
     sequences = [Sequence(index, row[:half], WINDOW - half, 0.0) for index, row in enumerate(rows)]
     try:
