@@ -83,9 +83,9 @@ def score(engine: "Engine", windows: Tensor) -> Iterator[Tensor]:
     rows: list[list[int]] = windows.tolist()
     half = WINDOW // 2
     if engine.cache is None:  # decoding computes the whole text again for each token: once gives all positions
-        logits = [engine.model(window[None].to(engine.device))[0, half:-1] for window in windows]
-        for position in range(len(logits[0])):
-            yield torch.stack([window[position] for window in logits])
+        by_window = [_forward(engine, window) for window in windows]
+        for position in range(half - 1):
+            yield torch.stack([window[position] for window in by_window])
         return
     sequences = [Sequence(index, row[:half], WINDOW - half, 0.0) for index, row in enumerate(rows)]
     try:
@@ -96,8 +96,13 @@ def score(engine: "Engine", windows: Tensor) -> Iterator[Tensor]:
             if position > half:
                 yield logits
     finally:
-        if engine.cache is not None:
-            engine.cache.release(sequences)
+        engine.cache.release(sequences)
+
+
+def _forward(engine: "Engine", window: Tensor) -> Tensor:
+    """Logits [WINDOW / 2 - 1, V] of a window's second half, from one uncached pass."""
+    logits: Tensor = engine.model(window[None].to(engine.device))
+    return logits[0, WINDOW // 2 : -1]
 
 
 def write_reference(engine: "Engine", effort: str) -> Path:
@@ -114,8 +119,7 @@ def write_reference(engine: "Engine", effort: str) -> Path:
     logits = []
     with torch.inference_mode():
         for window in windows:
-            row = engine.model(window[None].to(engine.device))[0, WINDOW // 2 : -1]
-            logits.append(row.float().cpu())
+            logits.append(_forward(engine, window).float().cpu())
     _replace(path, lambda temporary: save_file({"windows": windows, "logits": torch.stack(logits)}, temporary))
     return path
 
