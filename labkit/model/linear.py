@@ -3,8 +3,8 @@
 A float layer is a matrix product. A quantized layer keeps integer codes and picks, for each number of rows it meets,
 the fastest kernel that this machine has for them: every kernel that `is_usable` is timed once on the real input and the
 winner is remembered in `CHOICES`, which a Run records. No single kernel wins everywhere, so the choice is the
-optimization. The last kernel of each table dequantizes and multiplies: it works everywhere and is what the others are
-tested against.
+optimization. Kernels named `native_…` are compiled on this machine, see `native.py`. The last kernel of each table
+dequantizes and multiplies: it works everywhere and is what the others are tested against.
 """
 
 import statistics
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from labkit.model import native
 
 _PROBE_REPEATS = 5
 
@@ -67,6 +69,7 @@ class QuantizedLinear(nn.Module):
 
     def pack(self) -> None:
         """Lay the codes out for every usable kernel and let go of the originals; call once, before the first use."""
+        self.codes, self.scales = self.codes.contiguous(), self.scales.contiguous()  # kernels take bare addresses
         usable = [kernel for kernel in KERNELS if kernel.is_usable(self)]
         self.packed = {kernel.name: kernel.pack(self) for kernel in usable}
         self.codes = self.scales = torch.empty(0)
@@ -200,9 +203,46 @@ def _fits_int4pack(layer: QuantizedLinear, device: str, multiple: int) -> bool:
     )
 
 
+def _has_native(layer: QuantizedLinear, bits: int) -> bool:
+    return _is_on(layer, "cpu", bits) and native.native().library is not None
+
+
+def _fits_native_int4(layer: QuantizedLinear) -> bool:
+    return _has_native(layer, 4) and layer.group_size % 32 == 0
+
+
+def _native_int8_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    return native.multiply8(x, *layer.packed["native_int8"]).to(x.dtype)
+
+
+def _native_int4_pack(layer: QuantizedLinear) -> tuple[Tensor, ...]:
+    assert layer.zeros is not None
+    return native.pack4(layer.codes), layer.scales.bfloat16(), layer.zeros.bfloat16().contiguous()
+
+
+def _native_int4_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    packed = layer.packed["native_int4"]
+    if len(x) < _UNPACK_FROM_ROWS:
+        return native.multiply4(x, *packed).to(x.dtype)
+    return F.linear(x.bfloat16(), native.unpacked4(*packed, in_features=layer.in_features)).to(x.dtype)
+
+
 _INNER_K_TILES = 8
+_UNPACK_FROM_ROWS = 64  # from here on the product of floats makes up for writing them
 
 KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        "native_int8",
+        lambda layer: _has_native(layer, 8),
+        lambda layer: (layer.codes, layer.scales.bfloat16()),
+        _native_int8_multiply,
+    ),
+    Kernel(
+        "native_int4",
+        _fits_native_int4,
+        _native_int4_pack,
+        _native_int4_multiply,
+    ),
     Kernel(
         "int8pack",
         lambda layer: layer.bits == 8 and _has("_weight_int8pack_mm"),
@@ -211,7 +251,10 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "int4pack",
-        lambda layer: _fits_int4pack(layer, "cpu", 16) and _has("_weight_int4pack_mm_for_cpu"),
+        # a second layout would double the memory, and the native one is faster for few rows and for many
+        lambda layer: (
+            _fits_int4pack(layer, "cpu", 16) and _has("_weight_int4pack_mm_for_cpu") and not _fits_native_int4(layer)
+        ),
         _int4pack_cpu_pack,
         _int4pack_cpu_multiply,
     ),
@@ -233,8 +276,9 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "dequantize4",
-        # a second layout would double the memory, so only where no int4 kernel takes the layer
-        lambda layer: layer.bits == 4 and not any(kernel.is_usable(layer) for kernel in KERNELS[1:3]),
+        lambda layer: (
+            layer.bits == 4 and not any(kernel.is_usable(layer) for kernel in KERNELS if "int4" in kernel.name)
+        ),
         _dequantize4_pack,
         _dequantize4_multiply,
     ),

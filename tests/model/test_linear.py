@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from labkit.model import linear
+from labkit.model import linear, native
 from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear, joined
 from labkit.optimizations.quantize import round_groups, round_rows
+
+
+@pytest.fixture
+def no_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a C compiler."""
+    monkeypatch.setattr(native, "native", lambda: native.Native(None, "", "none"))
 
 
 def quantized(bits: int, *, rows: int = 96, columns: int = 128, seed: int = 0) -> QuantizedLinear:
@@ -19,9 +25,13 @@ def quantized(bits: int, *, rows: int = 96, columns: int = 128, seed: int = 0) -
 @pytest.mark.parametrize("num_rows", [1, 3, 70])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-def test_a_kernel_multiplies_by_the_dequantized_matrix(kernel: Kernel, dtype: torch.dtype, num_rows: int) -> None:
+def test_a_kernel_multiplies_by_the_dequantized_matrix(
+    request: pytest.FixtureRequest, kernel: Kernel, dtype: torch.dtype, num_rows: int
+) -> None:
     bits = 8 if "8" in kernel.name else 4
-    # an odd number of columns in a group keeps a layer away from the int4 kernels, so that the fallback takes it
+    if not kernel.name.startswith("native"):
+        request.getfixturevalue("no_native")  # or it would take the place of the other int4 kernels
+    # an odd number of rows keeps a layer away from the int4 kernels, so that the fallback takes it
     layer = quantized(bits, rows=90 if kernel.name == "dequantize4" else 96)
     if not kernel.is_usable(layer):
         pytest.skip(f"{kernel.name} runs elsewhere")
@@ -106,6 +116,7 @@ def test_packed_layers_take_the_bytes_of_their_bits() -> None:
         assert layer.num_bytes == expected
 
 
+@pytest.mark.usefixtures("no_native")
 def test_without_the_private_operators_the_fallback_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "_has", lambda name: False)
     for bits in (8, 4):
