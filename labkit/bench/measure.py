@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,6 +30,7 @@ _NUM_WINDOWS = 3
 _PASSES_PER_WINDOW = 3
 _AGREEMENT = 0.02
 _NOISE_FACTOR = 3.0
+_NORMAL = 1.4826  # median absolute deviation → standard deviation, for normal noise
 
 _CALIBRATION_REPEATS = 3
 _CALIBRATION_SHAPE = (16, 64, 64)  # matrices that stay in the second-level cache, too small to be spread over threads
@@ -54,6 +55,7 @@ class Warmup:
         num_passes: how many passes were looked at.
         pass_s: seconds that a pass of all its new tokens takes; foretold where `token_share` is below 1.
         token_share: part of the new tokens that the warm-up's passes ran, and that measured ones should.
+        calibrations_s: seconds of the calibration kernel after each pass: the pilot of the machine's own noise.
     """
 
     warmup_s: float
@@ -61,10 +63,13 @@ class Warmup:
     num_passes: int
     pass_s: float
     token_share: float
+    calibrations_s: tuple[float, ...]
 
 
 def warm_up(system: System, spec: WorkloadSpec, *, effort: str) -> Warmup:
     """Run passes until three windows' medians agree within max(2 %, 3 × noise), or the effort's cap has passed.
+
+    Between passes the calibration kernel runs: a System cannot be steadier than the machine under it.
 
     A window is three passes, or one where nine would not fit in the cap; three windows are always run. Passes have the
     shape of the measured ones and prompts that no measured pass has. A System too slow for the effort's pass length is
@@ -83,27 +88,43 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str) -> Warmup:
         token_share = limits.token_share(_whole_pass_s(_pass(system, least, next(indices)).trace, least, spec))
     fitting = shortened(spec, token_share)
     passes_s: list[float] = []
+    calibrations_s: list[float] = []
     while True:
         trace = _pass(system, fitting, next(indices)).trace
         passes_s.append(trace.duration_s)
+        calibrations_s.append(calibrate())
         window = _PASSES_PER_WINDOW if _NUM_WINDOWS * _PASSES_PER_WINDOW * passes_s[-1] <= limits.warmup_cap_s else 1
-        warmup_s, steady = time.perf_counter() - start_s, is_steady(passes_s, window=window)
+        steady = is_steady(passes_s, window=window, machine_noise=machine_noise([calibrations_s]))
+        warmup_s = time.perf_counter() - start_s
         if len(passes_s) >= _NUM_WINDOWS and (steady or warmup_s >= limits.warmup_cap_s):
-            return Warmup(warmup_s, steady, len(passes_s), _whole_pass_s(trace, fitting, spec), token_share)
+            pass_s = _whole_pass_s(trace, fitting, spec)
+            return Warmup(warmup_s, steady, len(passes_s), pass_s, token_share, tuple(calibrations_s))
 
 
-def is_steady(passes_s: Sequence[float], *, window: int) -> bool:
+def is_steady(passes_s: Sequence[float], *, window: int, machine_noise: float = 0.0) -> bool:
     """Whether the medians of the last three windows of pass times agree within max(2 %, 3 × noise).
 
-    The noise is taken from second differences, which a steady trend leaves at zero: a System that is still getting
-    faster must not pass for a noisy one.
+    The noise is the larger of the machine's own and that of the passes, taken from second differences, which a steady
+    trend leaves at zero: a System that is still getting faster must not pass for a noisy one.
     """
     if len(passes_s) < _NUM_WINDOWS * window:
         return False
     last = np.log(passes_s[-_NUM_WINDOWS * window :])
     medians = np.median(last.reshape(_NUM_WINDOWS, window), axis=1)
     noise = math.sqrt(float(np.mean(np.diff(last, n=2) ** 2)) / 6)  # 6: variance of x - 2y + z
-    return float(np.ptp(medians)) <= max(_AGREEMENT, _NOISE_FACTOR * noise)
+    return float(np.ptp(medians)) <= max(_AGREEMENT, _NOISE_FACTOR * max(noise, machine_noise))
+
+
+def machine_noise(calibrations_s: Iterable[Sequence[float]]) -> float:
+    """Relative noise of the machine's speed, from seconds of the calibration kernel in several stretches of time.
+
+    A robust standard deviation around each stretch's own median, so that neither one interruption nor a machine that
+    warms up between stretches counts as noise. 0 without readings.
+    """
+    stretches = [np.log(stretch) for stretch in calibrations_s if len(stretch)]
+    if not stretches:
+        return 0.0
+    return float(_NORMAL * np.median(np.abs(np.concatenate([logs - np.median(logs) for logs in stretches]))))
 
 
 def measure_pass(system: System, spec: WorkloadSpec, index: int, *, token_share: float = 1.0) -> Measured:

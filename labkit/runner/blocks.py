@@ -2,10 +2,10 @@
 
 import math
 import random
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from labkit.bench.measure import machine_noise
 from labkit.bench.validity import Calibrations, block_is_disturbed
 from labkit.core.effort import Effort
 from labkit.core.inference import blocks_needed, smallest_resolving_blocks
@@ -16,19 +16,18 @@ from labkit.runner.crew import Crew
 from labkit.runner.process import Event, WorkerProcess
 from labkit.runner.subject import Subject
 
-_NUM_CALIBRATIONS = 5
 _NUM_PILOT_BLOCKS = 4
-_NORMAL = 1.4826  # median absolute deviation → standard deviation, for normal noise
 _ANSWER_TIMEOUT_S = 60.0
 _SLOWNESS = 20.0  # a pass that takes so many times its usual is given up
 
 
 @dataclass(frozen=True)
 class Live:
-    """A subject and the worker that serves it."""
+    """A subject and the worker that serves it, with what the warm-up saw of the machine."""
 
     subject: Subject
     worker: WorkerProcess
+    calibrations_s: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,9 @@ class Round:
 
     def __init__(self, crew: Crew, lives: Sequence[Live], *, rng: random.Random, indices: Iterator[int]) -> None:
         self._crew, self._lives, self._rng, self._indices = crew, lives, rng, indices
+        self.pilot_noise = machine_noise([live.calibrations_s for live in lives])
         self._calibration_s = math.nan
-        seconds = [self._calibrate() for _ in range(_NUM_CALIBRATIONS)]
-        middle_s = statistics.median(seconds)
-        self.pilot_noise = _NORMAL * statistics.median(abs(value / middle_s - 1) for value in seconds)
+        self._calibrate()
 
     @property
     def live(self) -> list[Live]:

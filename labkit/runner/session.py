@@ -174,14 +174,17 @@ class _Measurement:
             with subject.guard():
                 self._report(0.05 + 0.1 * number / len(lives), f"loading {subject.entry.label}")
                 crew.ask(live.worker, "load", timeout_s=_STAGE_TIMEOUT_S, order=self._orders[subject].to_dict())
+        warm = []
         for number, live in enumerate(lives):
             subject = live.subject
             if not subject.is_measuring:
                 continue
             with subject.guard():
                 self._report(0.15 + 0.25 * number / len(lives), f"warming up {subject.entry.label}")
-                subject.warm(crew.ask(live.worker, "warm", timeout_s=_STAGE_TIMEOUT_S, spec=spec, effort=effort))
-        return [live for live in lives if live.subject.is_measuring]
+                answer = crew.ask(live.worker, "warm", timeout_s=_STAGE_TIMEOUT_S, spec=spec, effort=effort)
+                subject.warm(answer)
+                warm.append(replace(live, calibrations_s=answer["calibrations_s"]))
+        return warm
 
     def _measure(self, lap: Round) -> None:
         """Measure blocks until there are enough that nothing disturbed."""

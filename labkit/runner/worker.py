@@ -8,7 +8,8 @@ Commands on stdin, events on stdout, one JSON line each:
     forecast  {orders, spec}            → forecast {model, needs, free_bytes}
     reference {orders, effort}          → proofs {proofs}
     load      {order}                   → loaded
-    warm      {spec, effort}            → ready {pass_s, token_share, build, quality, cost, limit, prediction}
+    warm      {spec, effort}            → ready {pass_s, token_share, calibrations_s, build, quality, cost, limit,
+                                                 prediction}
     pass      {index, token_share}      → trace {trace, contention, peak_memory_bytes}
     calibrate                           → calibration {seconds}
     close                               the worker ends
@@ -96,6 +97,7 @@ class Worker:
             "ready",
             pass_s=warmup.pass_s,
             token_share=warmup.token_share,
+            calibrations_s=warmup.calibrations_s,
             build={**facts, "warmup_s": warmup.warmup_s, "is_steady": warmup.is_steady},
             quality=quality,
             cost=cost.to_dict() if cost.phases else None,

@@ -3,7 +3,7 @@ import gc
 import numpy as np
 import pytest
 
-from labkit.bench.measure import calibrate, is_steady, measure_pass, shortened, warm_up
+from labkit.bench.measure import calibrate, is_steady, machine_noise, measure_pass, shortened, warm_up
 from labkit.bench.validity import MAX_CONTENTION, contention
 from labkit.core.errors import UsageError
 from labkit.core.metrics import summarize
@@ -148,6 +148,25 @@ def test_three_windows_agree_within_two_percent_or_the_noise(passes_s, expected)
 
 def test_windows_of_three_use_their_medians():
     assert is_steady([1.0, 1.0, 5.0, 1.0, 5.0, 1.0, 5.0, 1.0, 1.0], window=3)
+
+
+def test_nothing_is_steadier_than_the_machine_under_it():
+    passes_s = [1.1, 1.05, 1.0]
+    assert not is_steady(passes_s, window=1, machine_noise=0.03)
+    assert is_steady(passes_s, window=1, machine_noise=0.04)
+
+
+def test_machine_noise_is_the_relative_spread_within_stretches():
+    rng = np.random.default_rng(0)
+    noisy = [list(0.01 * scale * np.exp(0.05 * rng.standard_normal(40))) for scale in (1.0, 1.5, 2.0)]
+    assert machine_noise(noisy) == pytest.approx(0.05, rel=0.2)
+    assert machine_noise([[0.01, 0.01, 0.05], [0.02, 0.02, 0.02]]) == 0  # one interruption, one machine that warmed up
+    assert machine_noise([]) == machine_noise([[]]) == 0
+
+
+def test_the_warm_up_watches_the_machine_between_passes(known_system, clock):
+    warmup = warm_up(known_system(lambda k: 0.02, clock=clock), CHAT, effort="quick")
+    assert warmup.calibrations_s == (0.01,) * warmup.num_passes
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ class MockMachine:
 
     def warm_up(self, system: MockSystem, spec: WorkloadSpec, *, effort: str) -> measure.Warmup:
         self._habits = system.habits
-        return measure.Warmup(0.5, True, 3, 0.002, 1.0)
+        return measure.Warmup(0.5, True, 3, 0.002, 1.0, (0.01, 0.01, 0.01))
 
     def measure_pass(
         self, system: MockSystem, spec: WorkloadSpec, index: int, *, token_share: float
