@@ -28,6 +28,7 @@ MIN_NEW_TOKENS = 2  # a pass that decodes at all
 
 _NUM_WINDOWS = 3
 _PASSES_PER_WINDOW = 3
+_MIN_LOOKS = 4  # at three windows, before a System counts as unsteady: noise alone spreads one in ten too far
 _AGREEMENT = 0.02
 _NOISE_FACTOR = 3.0
 _NORMAL = 1.4826  # median absolute deviation → standard deviation, for normal noise
@@ -71,9 +72,10 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str) -> Warmup:
 
     Between passes the calibration kernel runs: a System cannot be steadier than the machine under it.
 
-    A window is three passes, or one where nine would not fit in the cap; three windows are always run. Passes have the
-    shape of the measured ones and prompts that no measured pass has. A System too slow for the effort's pass length is
-    found out with two new tokens and warmed up with as many as fit; under `server` load arrivals set the length.
+    A window is three passes, or one where nine would not fit in the cap; three windows are always run, and past the cap
+    only as many more passes as it takes to look four times. Passes have the shape of the measured ones and prompts that
+    no measured pass has. A System too slow for the effort's pass length is found out with two new tokens and warmed up
+    with as many as fit; under `server` load arrivals set the length.
 
     Raises:
         UsageError: no effort has that name, or the System cannot serve the workload.
@@ -96,7 +98,8 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str) -> Warmup:
         window = _PASSES_PER_WINDOW if _NUM_WINDOWS * _PASSES_PER_WINDOW * passes_s[-1] <= limits.warmup_cap_s else 1
         steady = is_steady(passes_s, window=window, machine_noise=machine_noise([calibrations_s]))
         warmup_s = time.perf_counter() - start_s
-        if len(passes_s) >= _NUM_WINDOWS and (steady or warmup_s >= limits.warmup_cap_s):
+        num_looks = len(passes_s) - _NUM_WINDOWS * window + 1
+        if steady or (num_looks >= _MIN_LOOKS and warmup_s >= limits.warmup_cap_s):
             pass_s = _whole_pass_s(trace, fitting, spec)
             return Warmup(warmup_s, steady, len(passes_s), pass_s, token_share, tuple(calibrations_s))
 
