@@ -32,6 +32,7 @@ _MIN_LOOKS = 4  # at three windows, before a System counts as unsteady: noise al
 _AGREEMENT = 0.02
 _NOISE_FACTOR = 3.0
 _NORMAL = 1.4826  # median absolute deviation → standard deviation, for normal noise
+_MIN_CHANGES = 5
 
 _CALIBRATION_REPEATS = 3
 _CALIBRATION_SHAPE = (16, 64, 64)  # matrices that stay in the second-level cache, too small to be spread over threads
@@ -128,6 +129,17 @@ def machine_noise(calibrations_s: Iterable[Sequence[float]]) -> float:
     if not stretches:
         return 0.0
     return float(_NORMAL * np.median(np.abs(np.concatenate([logs - np.median(logs) for logs in stretches]))))
+
+
+def change_noise(calibrations_s: Sequence[float]) -> float:
+    """Relative noise of one reading of the calibration kernel, from the changes between successive ones.
+
+    Robust: a machine that changes its speed now and then still stands out against it. 0 below six readings.
+    """
+    if len(calibrations_s) <= _MIN_CHANGES:
+        return 0.0
+    changes = np.abs(np.diff(np.log(calibrations_s)))
+    return float(_NORMAL * np.median(changes) / math.sqrt(2))  # a change has the variance of two readings
 
 
 def measure_pass(system: System, spec: WorkloadSpec, index: int, *, token_share: float = 1.0) -> Measured:

@@ -12,6 +12,7 @@ from labkit.core.run import Fault, Pass
 from labkit.core.trace import Trace
 
 MIN_DRIFT = 0.03
+MAX_DRIFT = 0.25  # however noisy the machine is: beyond it there is no speed to speak of
 NOISE_FACTOR = 3.0
 MAX_CONTENTION = 0.1  # of all core time: more than daemons take, less than half a core of a small machine
 MAX_LIMIT_SHARE = 1.05
@@ -22,9 +23,9 @@ Calibrations = tuple[float, float]
 """Seconds of the calibration kernel before and after a block."""
 
 
-def max_drift(pilot_noise: float) -> float:
-    """Relative change of the calibration kernel that is still noise: max(3 %, 3 × the pilot's relative noise)."""
-    return max(MIN_DRIFT, NOISE_FACTOR * pilot_noise)
+def max_drift(machine_noise: float) -> float:
+    """Relative change of the calibration kernel that is still noise: max(3 %, 3 × its relative noise), at most 25 %."""
+    return min(max(MIN_DRIFT, NOISE_FACTOR * machine_noise), MAX_DRIFT)
 
 
 def drift(calibrations: Calibrations) -> float:
@@ -40,16 +41,16 @@ def contention(passes: Iterable[Pass]) -> float:
     return sum(share * seconds for share, seconds in weighted) / duration_s if duration_s > 0 else 0.0
 
 
-def block_is_disturbed(calibrations: Calibrations, passes: Sequence[Pass], *, pilot_noise: float) -> bool:
+def block_is_disturbed(calibrations: Calibrations, passes: Sequence[Pass], *, machine_noise: float) -> bool:
     """Whether a block should be run again: the machine changed speed over it, or others took too much of it."""
-    return drift(calibrations) > max_drift(pilot_noise) or contention(passes) > MAX_CONTENTION
+    return drift(calibrations) > max_drift(machine_noise) or contention(passes) > MAX_CONTENTION
 
 
 def faults(
     passes: Sequence[Pass],
     *,
     calibrations: Sequence[Calibrations] = (),
-    pilot_noise: float = 0.0,
+    machine_noise: float = 0.0,
     limit_share: float | None = None,
     is_steady: bool = True,
     proof: Mapping[str, Any] | None = None,
@@ -59,7 +60,7 @@ def faults(
 ) -> tuple[Fault, ...]:
     """Every rule that a Run breaks, in a fixed order; empty for a valid one.
 
-    `passes` and `calibrations` are those of the blocks that were kept, after reruns. `pilot_noise` is relative.
+    `passes` and `calibrations` are those of the blocks that were kept, after reruns. `machine_noise` is relative.
     `num_expected_outputs` is what each request was to yield. Codes: `nan`, `proof`, `tokens`, `empty`, `unsteady`,
     `drift`, `contended`, `overload`, `limit`.
     """
@@ -70,7 +71,7 @@ def faults(
         _tokens(traces, num_expected_outputs),
         _empty(traces),
         _unsteady(is_steady),
-        _drift(calibrations, pilot_noise),
+        _drift(calibrations, machine_noise),
         _contended(contention(passes)),
         _overload(traces),
         _limit(limit_share),
@@ -127,8 +128,8 @@ def _unsteady(is_steady: bool) -> Fault | None:
     )
 
 
-def _drift(calibrations: Sequence[Calibrations], pilot_noise: float) -> Fault | None:
-    largest, allowed = max(map(drift, calibrations), default=0.0), max_drift(pilot_noise)
+def _drift(calibrations: Sequence[Calibrations], machine_noise: float) -> Fault | None:
+    largest, allowed = max(map(drift, calibrations), default=0.0), max_drift(machine_noise)
     if largest <= allowed:
         return None
     return Fault(

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from labkit.bench.measure import machine_noise
+from labkit.bench.measure import change_noise, machine_noise
 from labkit.bench.validity import Calibrations, block_is_disturbed
 from labkit.core.effort import Effort
 from labkit.core.inference import blocks_needed, smallest_resolving_blocks
@@ -44,8 +44,8 @@ class Round:
 
     def __init__(self, crew: Crew, lives: Sequence[Live], *, rng: random.Random, indices: Iterator[int]) -> None:
         self._crew, self._lives, self._rng, self._indices = crew, lives, rng, indices
-        self.pilot_noise = machine_noise([live.calibrations_s for live in lives])
-        self._calibration_s = math.nan
+        self._pilot_noise = machine_noise([live.calibrations_s for live in lives])
+        self._calibrations_s: list[float] = []
         self._calibrate()
 
     @property
@@ -53,9 +53,14 @@ class Round:
         """Those that are still to be measured."""
         return [live for live in self._lives if live.subject.is_measuring]
 
+    @property
+    def noise(self) -> float:
+        """Relative noise of the calibration kernel: while the subjects warmed up, or between blocks if that is more."""
+        return max(self._pilot_noise, change_noise(self._calibrations_s))
+
     def block(self) -> Block:
         """Measure every live subject once, all on the same prompts; one that dies is left out from then on."""
-        index, order, before_s = next(self._indices), self.live, self._calibration_s
+        index, order, before_s = next(self._indices), self.live, self._calibrated_s
         self._rng.shuffle(order)
         answers = {}
         for live in order:
@@ -67,7 +72,7 @@ class Round:
                 )
         calibrations = before_s, self._calibrate()
         passes = [pass_of(index, answer) for answer in answers.values()]
-        is_disturbed = block_is_disturbed(calibrations, passes, pilot_noise=self.pilot_noise)
+        is_disturbed = block_is_disturbed(calibrations, passes, machine_noise=self.noise)
         return Block(answers, calibrations, is_disturbed)
 
     def num_blocks(self, effort: Effort) -> int:
@@ -84,13 +89,17 @@ class Round:
         return max(least, min(effort.max_blocks, blocks_needed(log_ratios)))
 
     def _calibrate(self) -> float:
-        """Seconds of the fixed kernel, in the first worker that is alive; the last known where none is."""
+        """Seconds of the fixed kernel, in the first worker that is alive; as before where none is."""
         for live in self.live:
             with live.subject.guard():
                 answer = self._crew.ask(live.worker, "calibrate", timeout_s=_ANSWER_TIMEOUT_S)
-                self._calibration_s = float(answer["seconds"])
+                self._calibrations_s.append(float(answer["seconds"]))
                 break
-        return self._calibration_s
+        return self._calibrated_s
+
+    @property
+    def _calibrated_s(self) -> float:
+        return self._calibrations_s[-1] if self._calibrations_s else math.nan
 
 
 def pass_of(block: int, answer: Event) -> Pass:

@@ -202,7 +202,7 @@ class _Measurement:
                 subject.keep(
                     pass_of(self._next_block, answer),
                     block.calibrations,
-                    pilot_noise=lap.pilot_noise,
+                    machine_noise=lap.noise,
                     peak_memory_bytes=answer["peak_memory_bytes"],
                 )
             self._next_block += 1

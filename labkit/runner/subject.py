@@ -50,7 +50,7 @@ class Subject:
     token_share: float = 1.0
     passes: list[Pass] = field(default_factory=list)
     calibrations: list[Calibrations] = field(default_factory=list)
-    pilot_noise: float = 0.0
+    machine_noise: float = 0.0
     peak_memory_bytes: int = 0
 
     @property
@@ -81,11 +81,11 @@ class Subject:
             self.ready, self.token_share = answer, answer["token_share"]
         self.ready["build"]["is_steady"] &= answer["build"]["is_steady"]
 
-    def keep(self, measured: Pass, calibrations: Calibrations, *, pilot_noise: float, peak_memory_bytes: int) -> None:
+    def keep(self, measured: Pass, calibrations: Calibrations, *, machine_noise: float, peak_memory_bytes: int) -> None:
         """Add a pass and the calibrations around its block."""
         self.passes.append(measured)
         self.calibrations.append(calibrations)
-        self.pilot_noise = max(self.pilot_noise, pilot_noise)
+        self.machine_noise = max(self.machine_noise, machine_noise)
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes)
 
     def run(self, header: Header) -> Run:
@@ -131,7 +131,7 @@ class Subject:
         return faults(
             self.passes,
             calibrations=self.calibrations,
-            pilot_noise=self.pilot_noise,
+            machine_noise=self.machine_noise,
             limit_share=limit_share,
             is_steady=ready["build"]["is_steady"],
             proof=self.proof,

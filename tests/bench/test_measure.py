@@ -3,7 +3,7 @@ import gc
 import numpy as np
 import pytest
 
-from labkit.bench.measure import calibrate, is_steady, machine_noise, measure_pass, shortened, warm_up
+from labkit.bench.measure import calibrate, change_noise, is_steady, machine_noise, measure_pass, shortened, warm_up
 from labkit.bench.validity import MAX_CONTENTION, contention
 from labkit.core.errors import UsageError
 from labkit.core.metrics import summarize
@@ -162,6 +162,14 @@ def test_machine_noise_is_the_relative_spread_within_stretches():
     assert machine_noise(noisy) == pytest.approx(0.05, rel=0.2)
     assert machine_noise([[0.01, 0.01, 0.05], [0.02, 0.02, 0.02]]) == 0  # one interruption, one machine that warmed up
     assert machine_noise([]) == machine_noise([[]]) == 0
+
+
+def test_change_noise_is_that_of_one_reading_and_blind_to_a_step():
+    rng = np.random.default_rng(0)
+    readings = 0.01 * np.exp(0.05 * rng.standard_normal(400))
+    assert change_noise(readings) == pytest.approx(0.05, rel=0.2)
+    assert change_noise([0.01] * 5 + [0.02] * 5) == 0
+    assert change_noise([0.01, 0.02, 0.01, 0.02, 0.01]) == 0  # too few to tell noise from a change
 
 
 def test_the_warm_up_watches_the_machine_between_passes(known_system, clock):

@@ -65,11 +65,12 @@ def test_bad_tensors_are_named():
     assert "and 2 more" in fault.observed
 
 
-def test_drift_is_allowed_up_to_three_percent_or_three_times_the_pilots_noise():
+def test_drift_is_allowed_up_to_three_percent_or_three_times_the_noise():
     assert max_drift(0.0) == max_drift(0.01) == 0.03
     assert max_drift(0.02) == pytest.approx(0.06)
     assert [drift((0.010, 0.009)), drift((0.010, 0.011))] == pytest.approx([0.1, 0.1])
-    assert codes(calibrations=[(0.010, 0.0105)], pilot_noise=0.02) == []
+    assert codes(calibrations=[(0.010, 0.0105)], machine_noise=0.02) == []
+    assert codes(calibrations=[(0.010, 0.0126)], machine_noise=0.5) == ["drift"]
 
 
 def test_generator_lag_is_allowed_up_to_five_milliseconds_or_a_twentieth_of_the_latency():
@@ -85,7 +86,7 @@ def test_contention_counts_long_passes_more():
 
 
 def test_a_block_is_disturbed_by_a_changed_speed_or_by_others():
-    assert not block_is_disturbed(CALM, [one_pass()], pilot_noise=0.0)
-    assert block_is_disturbed((0.010, 0.011), [one_pass()], pilot_noise=0.0)
-    assert not block_is_disturbed((0.010, 0.011), [one_pass()], pilot_noise=0.04)
-    assert block_is_disturbed(CALM, [one_pass(alien=0.5)], pilot_noise=0.0)
+    assert not block_is_disturbed(CALM, [one_pass()], machine_noise=0.0)
+    assert block_is_disturbed((0.010, 0.011), [one_pass()], machine_noise=0.0)
+    assert not block_is_disturbed((0.010, 0.011), [one_pass()], machine_noise=0.04)
+    assert block_is_disturbed(CALM, [one_pass(alien=0.5)], machine_noise=0.0)
