@@ -13,6 +13,8 @@ from torch import Tensor
 
 from labkit.engine.sequence import Sequence
 from labkit.model.config import ModelConfig
+from labkit.model.native import decode
+from labkit.model.native.build import has_kernels
 
 
 class KVCache:
@@ -33,6 +35,13 @@ class KVCache:
         self.layers: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * config.num_layers
         self.num_slots = 0
         self.free_slots: list[int] = []
+        self.has_native_attention = (
+            has_kernels(device=device, dtype=dtype)
+            and dtype == compute_dtype
+            and decode.can_attend(
+                head_dim=config.head_dim, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads
+            )
+        )
 
     @property
     def num_bytes(self) -> int:
@@ -91,6 +100,9 @@ class CacheView:
         starts = [sequence.num_cached for sequence in sequences]
         first = slots[0]
         assert first is not None
+        self.can_attend = num_new == 1 and cache.has_native_attention
+        if self.can_attend:
+            self.places = torch.tensor((slots, starts))
         self.is_contiguous = slots == list(range(first, first + len(slots)))
         self.is_ragged = len(set(starts)) > 1
         self.start = starts[0]
@@ -108,6 +120,10 @@ class CacheView:
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, K, T, D] of the new tokens; returns keys and values of all L tokens, [B, K, L, D]."""
         return self._append(self.cache.layers[layer][0], keys), self._append(self.cache.layers[layer][1], values)
+
+    def attend(self, layer: int, qkv: Tensor, rotation: tuple[Tensor, Tensor], *, window: int | None) -> Tensor:
+        """Rotate and store one new token of each sequence and attend, each at its own length."""
+        return decode.attend(qkv, rotation, self.cache.layers[layer], self.places, window=window)
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
         if self.is_ragged:

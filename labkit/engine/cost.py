@@ -14,6 +14,9 @@ from labkit.model.config import ModelConfig
 LAUNCHES_PER_LAYER = 30
 """Operations that a block dispatches in one step, views included; counted, and kept true by a test."""
 
+NATIVE_LAUNCHES_PER_LAYER = 24
+"""The same where native kernels do what lies between the matrix products."""
+
 LAUNCHES_OUTSIDE = 12
 """Operations of a step outside the blocks: input tensors, embedding, rotation, norm, head, sampling."""
 
@@ -24,6 +27,7 @@ class DecoderCost:
 
     `linear_bytes` and `head_bytes` are bytes a weight, scales included. `kv_bytes` is bytes of one stored key or value
     element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
+    `decode_launches` operations are dispatched in a layer and decoding step.
     """
 
     config: ModelConfig
@@ -36,6 +40,7 @@ class DecoderCost:
     dtype_is_fixed: bool = False
     is_cached: bool = False
     kv_bytes: float = 4.0
+    decode_launches: int = LAUNCHES_PER_LAYER
 
     @classmethod
     def baseline(cls, config: ModelConfig, spec: WorkloadSpec) -> "DecoderCost":
@@ -61,10 +66,20 @@ class DecoderCost:
             past=past,
             num_steps=waves * (spec.new_tokens - 1),
             num_outputs=spec.num_requests * (spec.new_tokens - 1),
+            launches=self.decode_launches,
         )
         return Cost({"prefill": prefill, "decode": decode} if spec.new_tokens > 1 else {"prefill": prefill})
 
-    def _step(self, width: int, new: float, *, past: float, num_steps: float, num_outputs: float) -> Phase:
+    def _step(
+        self,
+        width: int,
+        new: float,
+        *,
+        past: float,
+        num_steps: float,
+        num_outputs: float,
+        launches: int = LAUNCHES_PER_LAYER,
+    ) -> Phase:
         """One step of `width` sequences that compute `new` tokens each behind `past` stored ones."""
         config = self.config
         pairs = new * past + new * (new + 1) / 2  # query-key pairs under the causal mask
@@ -77,5 +92,5 @@ class DecoderCost:
             num_outputs=num_outputs,
             bytes_by_kind={"weights": self.weights_bytes, "kv_cache": kv},
             flops_by_dtype={self.dtype: width * (linear + attention)},
-            kernel_launches=LAUNCHES_PER_LAYER * config.num_layers + LAUNCHES_OUTSIDE,
+            kernel_launches=launches * config.num_layers + LAUNCHES_OUTSIDE,
         )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from labkit.core.errors import UsageError
 from labkit.core.trace import Trace
 from labkit.core.workload import Request, Scenario, Workload, WorkloadSpec
 from labkit.engine.config import EngineConfig
-from labkit.engine.cost import DecoderCost
+from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, DecoderCost
 from labkit.engine.sequence import Sequence
-from labkit.model.linear import CHOICES, QuantizedLinear
+from labkit.model.linear import CHOICES, KernelLayer, QuantizedLinear
 from labkit.model.source import ModelSource
 from labkit.model.transformer import Transformer
 
@@ -153,7 +153,10 @@ class Engine:
 
     def cost(self, spec: WorkloadSpec) -> Cost:
         """What one pass should need."""
-        return self.adjust_cost(DecoderCost.baseline(self.model.config, spec)).phases()
+        cost = DecoderCost.baseline(self.model.config, spec)
+        if self.cache is not None and self.cache.has_native_attention:
+            cost = replace(cost, decode_launches=NATIVE_LAUNCHES_PER_LAYER)
+        return self.adjust_cost(cost).phases()
 
     def facts(self) -> Mapping[str, Any]:
         """Weights in bytes, threads, dtype of activations, kernels chosen so far and their seconds per step."""
@@ -163,7 +166,7 @@ class Engine:
             "threads": torch.get_num_threads(),
             "activations": str(self.model.dtype).removeprefix("torch."),
             "kernels": {
-                f"int{shape.bits} {shape.out_features}x{shape.in_features}, {shape.rows} rows": choice.kernel.name
+                f"{shape.bits} bits {shape.out_features}x{shape.in_features}, {shape.rows} rows": choice.kernel.name
                 for shape, choice in CHOICES.items()
             },
             "kernel_s": self._kernel_seconds(),
@@ -171,10 +174,10 @@ class Engine:
         }
 
     def _kernel_seconds(self) -> dict[str, float | None]:
-        """Probed time of all quantized layers in one decode step and one prefill step, by the rows each one met."""
+        """Probed time of all layers in one decode step and one prefill step, by the rows each one met."""
         by_rows: dict[int, float] = {}
         for module in self.model.modules():
-            if isinstance(module, QuantizedLinear):
+            if isinstance(module, KernelLayer):
                 for rows, seconds in module.seconds.items():
                     by_rows[rows] = by_rows.get(rows, 0.0) + seconds
         if not by_rows:

@@ -1,27 +1,67 @@
 """Linear layers, and the one place that knows kernels.
 
-A float layer is a matrix product. A quantized layer keeps integer codes and picks, for each number of rows it meets,
+A layer keeps float weights or integer codes and, once `finish` has packed it, picks for each number of rows it meets
 the fastest kernel that this machine has for them: every kernel that `is_usable` is timed once on the real input and the
 winner is remembered in `CHOICES`, which a Run records. No single kernel wins everywhere, so the choice is the
-optimization. Kernels named `native_…` are compiled on this machine, see `native.py`. The last kernel of each table
-dequantizes and multiplies: it works everywhere and is what the others are tested against.
+optimization. Kernels named `native_…` are compiled on this machine, see `labkit.model.native`. The last kernel for each
+number of bits works everywhere and is what the others are tested against.
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.model import native
+from labkit.model.native import build, products
 
-_PROBE_REPEATS = 5
+_PROBE_S = 2e-3  # of calls for one kernel; and at least so many calls:
+_PROBE_CALLS = 5
+_FEW_ROWS = 16  # up to here reading the weights is the work, and native products of floats are tried
 
 
-class Linear(nn.Module):
+class KernelLayer(nn.Module):
+    """What float and quantized layers share: kernels chosen by the number of rows."""
+
+    in_features: int
+    out_features: int
+    bits: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: dict[int, Kernel] = {}  # by the number of rows met so far
+        self.seconds: dict[int, float] = {}  # what the probe of each took
+        self.packed: dict[str, tuple[Tensor, ...]] = {}
+
+    def pack(self) -> None:
+        """Lay the weights out for every usable kernel; call once, before the first use."""
+        self.packed = {kernel.name: kernel.pack(self) for kernel in KERNELS if kernel.is_usable(self)}
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x Wᵀ of [..., in], by the fastest kernel for that many rows: [..., out] in the dtype of x."""
+        num_rows = x.numel() // self.in_features
+        kernel = self.kernels.get(num_rows) or self._choose(x, num_rows)
+        return kernel.multiply(self, x)
+
+    def _choose(self, x: Tensor, num_rows: int) -> "Kernel":
+        """The fastest kernel for this many rows; timed once for all layers of one shape."""
+        bucket = 1 << (num_rows - 1).bit_length()
+        key = Shape(self.bits, self.out_features, self.in_features, bucket, str(x.dtype), x.device.type)
+        if key not in CHOICES:
+            candidates = [kernel for kernel in KERNELS if kernel.name in self.packed and bucket <= kernel.max_rows]
+            timed = {kernel: _time(lambda k=kernel: k.multiply(self, x)) for kernel in candidates}  # type: ignore[misc]
+            best = min(timed, key=timed.__getitem__)
+            CHOICES[key] = Choice(best, timed[best])
+        self.kernels[num_rows], self.seconds[num_rows] = CHOICES[key].kernel, CHOICES[key].seconds
+        return CHOICES[key].kernel
+
+
+class Linear(KernelLayer):
     """y = x Wᵀ + b with float weights [out, in]."""
 
     def __init__(
@@ -32,12 +72,20 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype)) if bias else None
 
+    @property
+    def bits(self) -> int:  # type: ignore[override]
+        """Bits a weight."""
+        return 8 * self.weight.itemsize
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
-        return F.linear(x, self.weight, self.bias)
+        if len(self.packed) < 2:  # no choice, and not packed while it is trained
+            return F.linear(x, self.weight, self.bias)
+        y = self.multiply(x)
+        return y if self.bias is None else y + self.bias
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(KernelLayer):
     """y = x W'ᵀ + b where W' is integer codes times scales.
 
     8 bits: codes int8 [out, in] in -127 … 127, scales [out]; W' = codes · scale.
@@ -53,9 +101,6 @@ class QuantizedLinear(nn.Module):
         self.bits, self.bias = bits, bias
         self.codes, self.scales, self.zeros = codes, scales, zeros
         self.group_size = self.in_features // scales.shape[1] if scales.ndim == 2 else self.in_features
-        self.kernels: dict[int, Kernel] = {}  # by the number of rows met so far
-        self.seconds: dict[int, float] = {}  # what the probe of each took
-        self.packed: dict[str, tuple[Tensor, ...]] = {}
 
     def is_like(self, other: "QuantizedLinear") -> bool:
         """Whether both have the same scheme and could be rows of one matrix."""
@@ -70,8 +115,7 @@ class QuantizedLinear(nn.Module):
     def pack(self) -> None:
         """Lay the codes out for every usable kernel and let go of the originals; call once, before the first use."""
         self.codes, self.scales = self.codes.contiguous(), self.scales.contiguous()  # kernels take bare addresses
-        usable = [kernel for kernel in KERNELS if kernel.is_usable(self)]
-        self.packed = {kernel.name: kernel.pack(self) for kernel in usable}
+        super().pack()
         self.codes = self.scales = torch.empty(0)
         self.zeros = None
 
@@ -84,22 +128,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out], in the dtype of x."""
-        rows = x.reshape(-1, self.in_features)
-        kernel = self.kernels.get(len(rows)) or self._choose(rows)
-        y = kernel.multiply(self, rows).view(*x.shape[:-1], self.out_features)
+        y = self.multiply(x)
         return y if self.bias is None else y + self.bias
-
-    def _choose(self, rows: Tensor) -> "Kernel":
-        """The fastest kernel for this many rows; timed once for all layers of one shape."""
-        bucket = 1 << (len(rows) - 1).bit_length()
-        key = Shape(self.bits, self.out_features, self.in_features, bucket, str(rows.dtype), rows.device.type)
-        if key not in CHOICES:
-            candidates = [kernel for kernel in KERNELS if kernel.name in self.packed]
-            timed = {kernel: _time(lambda k=kernel: k.multiply(self, rows)) for kernel in candidates}  # type: ignore[misc]
-            best = min(timed, key=timed.__getitem__)
-            CHOICES[key] = Choice(best, timed[best])
-        self.kernels[len(rows)], self.seconds[len(rows)] = CHOICES[key].kernel, CHOICES[key].seconds
-        return CHOICES[key].kernel
 
 
 @dataclass(frozen=True)
@@ -116,12 +146,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to multiply by a quantized matrix."""
+    """One way to multiply by a matrix, for up to `max_rows` rows of activations."""
 
     name: str
-    is_usable: Callable[[QuantizedLinear], bool]
-    pack: Callable[[QuantizedLinear], tuple[Tensor, ...]]
-    multiply: Callable[[QuantizedLinear, Tensor], Tensor]
+    is_usable: Callable[[Any], bool]
+    pack: Callable[[Any], tuple[Tensor, ...]]
+    multiply: Callable[[Any, Tensor], Tensor]
+    max_rows: int = sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -140,13 +171,35 @@ def _has(name: str) -> bool:
     return hasattr(torch.ops.aten, name)  # private operators may vanish with a release of torch
 
 
-def _is_on(layer: QuantizedLinear, device: str, bits: int) -> bool:
-    return layer.bits == bits and layer.codes.device.type == device
+def _is_on(layer: KernelLayer, device: str, bits: int) -> bool:
+    return isinstance(layer, QuantizedLinear) and layer.bits == bits and layer.codes.device.type == device
+
+
+def _is_float(layer: KernelLayer) -> bool:
+    return isinstance(layer, Linear)
+
+
+def _fits_native_float(layer: KernelLayer) -> bool:
+    return isinstance(layer, Linear) and build.has_kernels(device=layer.weight.device.type, dtype=layer.weight.dtype)
+
+
+def _nothing(layer: KernelLayer) -> tuple[Tensor, ...]:
+    return ()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[..., in] → [rows, in] in bf16, as kernels of torch want it."""
+    return x.reshape(-1, x.shape[-1]).bfloat16()
+
+
+def _like(y: Tensor, x: Tensor) -> Tensor:
+    """[rows, out] → [..., out] in the dtype of x."""
+    return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
 
 def _int8pack_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
     codes, scales = layer.packed["int8pack"]
-    return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), codes, scales).to(x.dtype)  # type: ignore[no-any-return]
+    return _like(torch.ops.aten._weight_int8pack_mm(_rows(x), codes, scales), x)
 
 
 def _int4pack_cpu_pack(layer: QuantizedLinear) -> tuple[Tensor, ...]:
@@ -156,8 +209,7 @@ def _int4pack_cpu_pack(layer: QuantizedLinear) -> tuple[Tensor, ...]:
 
 def _int4pack_cpu_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
     codes, scales = layer.packed["int4pack"]
-    y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), codes, layer.group_size, scales)
-    return y.to(x.dtype)  # type: ignore[no-any-return]
+    return _like(torch.ops.aten._weight_int4pack_mm_for_cpu(_rows(x), codes, layer.group_size, scales), x)
 
 
 def _int4pack_cuda_pack(layer: QuantizedLinear) -> tuple[Tensor, ...]:
@@ -168,7 +220,7 @@ def _int4pack_cuda_pack(layer: QuantizedLinear) -> tuple[Tensor, ...]:
 
 def _int4pack_cuda_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
     codes, scales = layer.packed["int4pack_cuda"]
-    return torch.ops.aten._weight_int4pack_mm(x.bfloat16(), codes, layer.group_size, scales).to(x.dtype)  # type: ignore[no-any-return]
+    return _like(torch.ops.aten._weight_int4pack_mm(_rows(x), codes, layer.group_size, scales), x)
 
 
 def _scales_and_zeros(layer: QuantizedLinear) -> Tensor:
@@ -194,43 +246,49 @@ def _dequantize4_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
     return F.linear(x, weight.flatten(1))
 
 
-def _fits_int4pack(layer: QuantizedLinear, device: str, multiple: int) -> bool:
+def _fits_int4pack(layer: KernelLayer, device: str, multiple: int) -> bool:
     return (
-        _is_on(layer, device, 4)
+        isinstance(layer, QuantizedLinear)
+        and _is_on(layer, device, 4)
         and layer.group_size in (32, 64, 128, 256)
         and layer.out_features % multiple == 0
         and layer.in_features % 32 == 0
     )
 
 
-def _has_native(layer: QuantizedLinear, bits: int) -> bool:
-    return _is_on(layer, "cpu", bits) and native.native().library is not None
+def _has_native(layer: KernelLayer, bits: int) -> bool:
+    return _is_on(layer, "cpu", bits) and build.native().library is not None
 
 
-def _fits_native_int4(layer: QuantizedLinear) -> bool:
-    return _has_native(layer, 4) and layer.group_size % 32 == 0
+def _fits_native_int4(layer: KernelLayer) -> bool:
+    return isinstance(layer, QuantizedLinear) and _has_native(layer, 4) and layer.group_size % 32 == 0
 
 
 def _native_int8_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
-    return native.multiply8(x, *layer.packed["native_int8"]).to(x.dtype)
+    return products.multiply8(x, *layer.packed["native_int8"]).to(x.dtype)
 
 
 def _native_int4_pack(layer: QuantizedLinear) -> tuple[Tensor, ...]:
     assert layer.zeros is not None
-    return native.pack4(layer.codes), layer.scales.bfloat16(), layer.zeros.bfloat16().contiguous()
+    return products.pack4(layer.codes), products.pack_groups(layer.scales), products.pack_groups(layer.zeros)
 
 
 def _native_int4_multiply(layer: QuantizedLinear, x: Tensor) -> Tensor:
     packed = layer.packed["native_int4"]
-    if len(x) < _UNPACK_FROM_ROWS:
-        return native.multiply4(x, *packed).to(x.dtype)
-    return F.linear(x.bfloat16(), native.unpacked4(*packed, in_features=layer.in_features)).to(x.dtype)
+    return products.multiply4(x, *packed, out_features=layer.out_features).to(x.dtype)
 
 
 _INNER_K_TILES = 8
-_UNPACK_FROM_ROWS = 64  # from here on the product of floats makes up for writing them
 
 KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        "native_float",
+        _fits_native_float,
+        _nothing,
+        lambda layer, x: products.multiply_float(x, layer.weight),
+        max_rows=_FEW_ROWS,
+    ),
+    Kernel("torch", _is_float, _nothing, lambda layer, x: F.linear(x, layer.weight)),
     Kernel(
         "native_int8",
         lambda layer: _has_native(layer, 8),
@@ -283,7 +341,7 @@ KERNELS: tuple[Kernel, ...] = (
         _dequantize4_multiply,
     ),
 )
-"""Every kernel for quantized weights; of those that are usable the fastest is taken."""
+"""Every kernel; of those that are usable the fastest is taken."""
 
 
 def joined(layers: "Sequence[nn.Module]") -> "Linear | QuantizedLinear | None":
@@ -318,9 +376,9 @@ def _frozen(tensors: Sequence[Tensor]) -> nn.Parameter:
 
 
 def _time(run: Callable[[], Tensor]) -> float:
-    """Median seconds of a few calls after one to warm up."""
-    seconds = []
-    for _ in range(_PROBE_REPEATS + 1):
+    """Median seconds of some calls after one to warm up."""
+    seconds: list[float] = []
+    while len(seconds) <= _PROBE_CALLS or sum(seconds) < _PROBE_S:
         start = time.perf_counter_ns()
         result = run()
         if result.device.type == "cuda":
@@ -330,7 +388,7 @@ def _time(run: Callable[[], Tensor]) -> float:
 
 
 def finish(model: nn.Module) -> None:
-    """Pack every quantized layer; the last step of building."""
+    """Pack every layer; the last step of building."""
     for module in model.modules():
-        if isinstance(module, QuantizedLinear):
+        if isinstance(module, KernelLayer):
             module.pack()

@@ -14,6 +14,10 @@ from torch.nn import functional as F
 
 from labkit.model.config import ModelConfig
 from labkit.model.linear import Linear, QuantizedLinear, joined
+from labkit.model.native import decode
+from labkit.model.native.build import has_kernels
+
+_FEW_VALUES = 2**16  # up to here one core is done before torch has dispatched its operations
 
 
 class KVStore(Protocol):
@@ -31,8 +35,15 @@ class KVStore(Protocol):
     def is_ragged(self) -> bool:
         """Whether sequences of the batch differ in length."""
 
+    @property
+    def can_attend(self) -> bool:
+        """Whether `attend` works: one new token a sequence, and a kernel for the way they are stored."""
+
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, K, T, D] of the new tokens; returns keys and values of all L tokens, [B, K, L, D]."""
+
+    def attend(self, layer: int, qkv: Tensor, rotation: tuple[Tensor, Tensor], *, window: int | None) -> Tensor:
+        """Rotate and store the new tokens and attend, in one go: [B, 1, H + 2 K, D] → [B, 1, H·D]."""
 
 
 class Transformer(nn.Module):
@@ -91,6 +102,8 @@ class Transformer(nn.Module):
 
     def _mask(self, store: KVStore | None, x: Tensor) -> Tensor | None:
         """Additive [B or 1, 1, T, L] mask, or None where plain causal attention shows just what may be seen."""
+        if store is not None and store.can_attend:
+            return None  # it knows what may be seen
         num_tokens, window = x.shape[1], self.config.sliding_window
         length = num_tokens if store is None else store.length
         is_plain = num_tokens == length or (num_tokens == 1 and store is not None and not store.is_ragged)
@@ -130,6 +143,7 @@ class Attention(nn.Module):
         super().__init__()
         self.index = index
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.window = config.sliding_window
         hidden, width, kv_width = config.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         self.q_proj = Linear(hidden, width, bias=config.has_qkv_bias, dtype=dtype)
         self.k_proj = Linear(hidden, kv_width, bias=config.has_qkv_bias, dtype=dtype)
@@ -152,6 +166,8 @@ class Attention(nn.Module):
         if hasattr(self, "q_norm"):
             q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=2)
             qkv = torch.cat((self.q_norm(q), self.k_norm(k), v), dim=2)
+        if store is not None and store.can_attend:
+            return self.o_proj(store.attend(self.index, qkv, rotation, window=self.window))  # type: ignore[no-any-return]
         rotated = rotate(qkv[:, :, : heads + kv_heads], *rotation)  # queries and keys turn in one go
         q, k = torch.split(rotated, [heads, kv_heads], dim=2)
         k, v = k.transpose(1, 2), qkv[:, :, heads + kv_heads :].transpose(1, 2)  # [B, K, T, D]
@@ -170,11 +186,15 @@ class FeedForward(nn.Module):
         self.up_proj = Linear(hidden, inner, dtype=dtype)
         self.down_proj = Linear(inner, hidden, dtype=dtype)
         self.gate_up_proj: Linear | QuantizedLinear | None = None  # both in one matrix, once `fuse` made it
+        self.is_native = False  # set by `fuse`: the native kernel has no gradient
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, C] → [B, T, C]."""
         if self.gate_up_proj is not None:
-            gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+            gate_up = self.gate_up_proj(x)
+            if self.is_native and gate_up.numel() <= _FEW_VALUES:
+                return self.down_proj(decode.swiglu(gate_up))  # type: ignore[no-any-return]
+            gate, up = gate_up.chunk(2, dim=-1)
         else:
             gate, up = self.gate_proj(x), self.up_proj(x)
         return self.down_proj(F.silu(gate) * up)  # type: ignore[no-any-return]
@@ -187,9 +207,12 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width, dtype=dtype))
+        self.is_native = False  # set by `fuse`: the native kernel has no gradient
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width]."""
+        if self.is_native and x.numel() <= _FEW_VALUES:
+            return decode.rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -238,17 +261,26 @@ def _llama3(frequency: Tensor, scaling: Mapping[str, float]) -> Tensor:
 
 
 def fuse(model: Transformer) -> Transformer:
-    """Join q/k/v and gate/up into one matrix each where their kernels allow it: fewer dispatches, same numbers.
+    """Join q/k/v and gate/up into one matrix each where their kernels allow it, and take native kernels for norms and
+    gates: fewer dispatches, same numbers.
 
     A last step: pruning, quantization and sharding see the separate layers.
     """
+    is_native = has_kernels(device=model.norm.weight.device.type, dtype=model.dtype)
     for module in list(model.modules()):  # a list: layers come and go on the way
         if isinstance(module, Attention):
             module.qkv_proj = joined((module.q_proj, module.k_proj, module.v_proj))
             if module.qkv_proj is not None:
                 del module.q_proj, module.k_proj, module.v_proj
         elif isinstance(module, FeedForward):
+            module.is_native = is_native
             module.gate_up_proj = joined((module.gate_proj, module.up_proj))
             if module.gate_up_proj is not None:
                 del module.gate_proj, module.up_proj
+        elif isinstance(module, RMSNorm):
+            module.is_native = is_native
+    if not hasattr(model, "lm_head"):  # tied: the embedding, as a layer whose kernel can be chosen
+        model.lm_head = Linear(0, 0)
+        model.lm_head.weight = nn.Parameter(model.embed_tokens.weight, requires_grad=False)
+        model.lm_head.out_features, model.lm_head.in_features = model.embed_tokens.weight.shape
     return model

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from labkit.core.errors import UsageError
 from labkit.core.trace import Trace
 from labkit.core.workload import Request, Workload, WorkloadSpec
-from labkit.engine.cost import LAUNCHES_OUTSIDE, LAUNCHES_PER_LAYER
 from labkit.engine.engine import Engine
+from labkit.model.native import build
 
 MakeEngine = Callable[[str], Engine]
 
@@ -127,15 +127,36 @@ class CountingMode(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_cost_model_counts_the_dispatches_of_a_decode_step(make_engine: MakeEngine) -> None:
+@pytest.mark.parametrize("is_native", [False, True])
+def test_the_cost_model_counts_the_dispatches_of_a_decode_step(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, is_native: bool
+) -> None:
+    found = build.native()
+    if is_native and not found.compiler:
+        pytest.skip(found.reason)
+    calls = CountingLibrary(found.library)
+    monkeypatch.setattr(build, "native", lambda: build.Native(calls if is_native else None, "", ""))
     engine = make_engine("kv_cache + precision")
     counts = []
-    for new_tokens in (4, 8):
+    for new_tokens in (8, 4, 8):  # the first chooses kernels
         spec = WorkloadSpec("count", "single_stream", prompt_tokens=8, new_tokens=new_tokens)
         prepared = engine.prepare(spec.draw(0))
+        calls.count = 0
         with CountingMode() as mode:
             engine.serve(prepared)
-        counts.append(mode.count)
-    per_step = (counts[1] - counts[0]) / 4
-    modelled = LAUNCHES_PER_LAYER * engine.model.config.num_layers + LAUNCHES_OUTSIDE
+        counts.append(mode.count + calls.count)
+    per_step = (counts[2] - counts[1]) / 4
+    modelled = engine.cost(spec).phases["decode"].kernel_launches
     assert abs(per_step / modelled - 1) < 0.15
+
+
+class CountingLibrary:
+    """Counts calls of native kernels."""
+
+    def __init__(self, library: object) -> None:
+        self.library = library
+        self.count = 0
+
+    def __getattr__(self, name: str) -> object:
+        self.count += 1
+        return getattr(self.library, name)

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from labkit.model import linear, native
+from labkit.model import linear
 from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear, joined
+from labkit.model.native import build
 from labkit.optimizations.quantize import round_groups, round_rows
 
 
 @pytest.fixture
 def no_native(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a C compiler."""
-    monkeypatch.setattr(native, "native", lambda: native.Native(None, "", "none"))
+    monkeypatch.setattr(build, "native", lambda: build.Native(None, "", "none"))
 
 
 def quantized(bits: int, *, rows: int = 96, columns: int = 128, seed: int = 0) -> QuantizedLinear:
@@ -29,6 +30,8 @@ def test_a_kernel_multiplies_by_the_dequantized_matrix(
     request: pytest.FixtureRequest, kernel: Kernel, dtype: torch.dtype, num_rows: int
 ) -> None:
     bits = 8 if "8" in kernel.name else 4
+    if kernel.name in ("native_float", "torch"):
+        pytest.skip("a kernel of float layers, see below")
     if not kernel.name.startswith("native"):
         request.getfixturevalue("no_native")  # or it would take the place of the other int4 kernels
     # an odd number of rows keeps a layer away from the int4 kernels, so that the fallback takes it

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from labkit.model import native
 from labkit.model.linear import KERNELS
+from labkit.model.native import build, decode, products
 from labkit.optimizations.quantize import round_groups, round_rows
 from tests.model.test_linear import quantized
 
@@ -18,23 +18,25 @@ NAMES = {"native_int8", "native_int4"}
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty cache folder, and nothing loaded."""
-    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
-    native.native.cache_clear()
+    monkeypatch.setattr(build, "cache_folder", lambda: tmp_path)
+    build.native.cache_clear()
     yield tmp_path
-    native.native.cache_clear()
+    build.native.cache_clear()
 
 
 @pytest.fixture
 def compiled() -> None:
-    if native.native().library is None:
-        pytest.skip(native.native().reason)
+    found = build.native()
+    if not found.compiler:
+        pytest.skip(found.reason)
+    assert found.library is not None, found.reason  # a source that does not compile is a failure, not a reason to skip
 
 
 def compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder / "cc"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
-    monkeypatch.setattr(native.shutil, "which", lambda name: str(path))
+    monkeypatch.setattr(build.shutil, "which", lambda name: str(path))
 
 
 def is_usable() -> bool:
@@ -42,40 +44,40 @@ def is_usable() -> bool:
 
 
 def test_without_a_compiler_the_kernels_are_not_usable(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    assert "no C compiler" in native.native().reason
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    assert "no C compiler" in build.native().reason
     assert not is_usable()
 
 
 def test_a_compiler_that_fails_is_quoted(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(fresh, "echo note: hello >&2; echo native.c:1: error: broken >&2; exit 1", monkeypatch)
-    assert native.native().reason.endswith("failed: native.c:1: error: broken")
+    assert build.native().reason.endswith("failed: native.c:1: error: broken")
     assert not is_usable()
     assert not list(fresh.glob("native/*"))
 
 
 def test_a_compiler_that_hangs_is_given_up(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(fresh, "exec sleep 60", monkeypatch)
-    monkeypatch.setattr(native, "_TIMEOUT_S", 0.1)
-    assert "more than 0.1 s" in native.native().reason
+    monkeypatch.setattr(build, "_TIMEOUT_S", 0.1)
+    assert "more than 0.1 s" in build.native().reason
 
 
 def test_a_file_that_is_no_library_is_not_usable(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(fresh, 'for last; do :; done; echo nothing > "$last"', monkeypatch)
-    assert native.native().library is None
-    assert native.native().reason
+    assert build.native().library is None
+    assert build.native().reason
 
 
 @pytest.mark.usefixtures("compiled")
 def test_a_second_process_loads_what_the_first_compiled(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native.native().library is not None
-    native.native.cache_clear()
+    assert build.native().library is not None
+    build.native.cache_clear()
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("compiled again")
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    assert native.native().library is not None
+    assert build.native().library is not None
     assert len(list(fresh.glob("native/*"))) == 1
 
 
@@ -86,7 +88,7 @@ def test_there_is_one_openmp_runtime_in_the_process() -> None:
         pytest.skip("no /proc here")
     before = {line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line.split()[-1]}
     weight = torch.ones(512, 512)
-    native.multiply8(torch.ones(1, 512), *round_rows(weight))
+    products.multiply8(torch.ones(1, 512), *round_rows(weight))
     after = {line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line.split()[-1]}
     assert after == before
 
@@ -100,7 +102,7 @@ def test_eight_bits_of_any_size(columns: int, dtype: torch.dtype, num_rows: int)
     codes, scales = round_rows(torch.randn(37, columns, generator=generator))
     x = torch.randn(num_rows, columns, generator=generator).to(dtype)
     expected = x.float() @ (codes * scales.float()[:, None]).T
-    actual = native.multiply8(x, codes, scales).float()
+    actual = products.multiply8(x, codes, scales).float()
     assert (actual - expected).norm() / expected.norm() < (4e-3 if dtype == torch.bfloat16 else 1e-6)
 
 
@@ -113,12 +115,10 @@ def test_four_bits_of_any_size(columns: int, group: int, dtype: torch.dtype, num
     codes, scales, zeros = round_groups(torch.randn(37, columns, generator=generator), group)
     groups = codes.float().view(37, -1, group) - 8
     weight = (groups * scales.float()[..., None] + zeros.float()[..., None]).flatten(1)
-    packed = native.pack4(codes), scales, zeros
     x = torch.randn(num_rows, columns, generator=generator).to(dtype)
     expected = x.float() @ weight.T
-    actual = native.multiply4(x, *packed).float()
+    actual = multiply4(x, codes, scales, zeros).float()
     assert (actual - expected).norm() / expected.norm() < (4e-3 if dtype == torch.bfloat16 else 1e-6)
-    assert torch.equal(native.unpacked4(*packed, in_features=columns), weight.bfloat16())
 
 
 @pytest.mark.usefixtures("compiled")
@@ -132,8 +132,8 @@ def test_the_number_of_threads_changes_no_bit(num_rows: int, dtype: torch.dtype)
     try:
         for num_threads in (1, 2):
             torch.set_num_threads(num_threads)
-            y4 = native.multiply4(x, native.pack4(codes4), scales4, zeros4)
-            results.append((native.multiply8(x, *round_rows(weight)), y4))
+            y4 = multiply4(x, codes4, scales4, zeros4)
+            results.append((products.multiply8(x, *round_rows(weight)), y4))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[0][0], results[1][0])
@@ -148,6 +148,104 @@ def test_what_is_not_a_number_stays_so_in_its_row_only(dtype: torch.dtype, value
     x = torch.randn(3, 128).to(dtype)
     x[1, 100] = value
     codes, scales, zeros = round_groups(weight, 32)
-    for y in (native.multiply8(x, *round_rows(weight)), native.multiply4(x, native.pack4(codes), scales, zeros)):
+    for y in (products.multiply8(x, *round_rows(weight)), multiply4(x, codes, scales, zeros)):
         assert not y[1].isfinite().any()
         assert y[[0, 2]].isfinite().all()
+
+
+def multiply4(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+    packed = products.pack4(codes), products.pack_groups(scales), products.pack_groups(zeros)
+    return products.multiply4(x, *packed, out_features=len(codes))
+
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 8, 9, 17])
+@pytest.mark.parametrize("columns", [5, 32, 48, 100, 256])
+@DTYPES
+def test_floats_of_any_size(columns: int, dtype: torch.dtype, num_rows: int) -> None:
+    x, weight = torch.randn(num_rows, 1, columns).to(dtype), torch.randn(37, columns).to(dtype)
+    expected = x.double() @ weight.double().T
+    assert relative_error(products.multiply_float(x, weight), expected) < {torch.float32: 1e-6}.get(dtype, 4e-3)
+
+
+@pytest.mark.usefixtures("compiled")
+@DTYPES
+@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 3, 64), (7, 100)])
+def test_rms_norm_is_that_of_torch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, weight = torch.randn(shape).to(dtype), torch.randn(shape[-1]).to(dtype)
+    expected = torch.nn.functional.rms_norm(x.float(), weight.shape, weight.float(), 1e-5)
+    torch.testing.assert_close(decode.rms_norm(x, weight, 1e-5), expected.to(dtype))
+    strided = x.repeat_interleave(2, -1)[..., ::2]
+    assert torch.equal(decode.rms_norm(strided, weight, 1e-5), decode.rms_norm(x, weight, 1e-5))
+
+
+@pytest.mark.usefixtures("compiled")
+@DTYPES
+@pytest.mark.parametrize("width", [5, 16, 100])
+def test_swiglu_is_that_of_torch(width: int, dtype: torch.dtype) -> None:
+    gate_up = (30 * torch.randn(3, 2, 2 * width)).to(dtype)
+    gate_up[0, 0, 0], gate_up[0, 0, 1] = -1e4, 1e4  # beyond where an exponential of fp32 ends
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    expected = torch.nn.functional.silu(gate) * up
+    actual = decode.swiglu(gate_up)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual, expected.to(dtype), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
+
+
+@pytest.mark.usefixtures("compiled")
+@DTYPES
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(2, 2, 16), (6, 2, 64), (10, 2, 32), (7, 1, 128)])
+def test_attention_of_one_token_is_that_of_torch(
+    heads: int, kv_heads: int, width: int, window: int | None, dtype: torch.dtype
+) -> None:
+    """Sequences of unequal length in slots out of order, beside the same worked out in double precision."""
+    lengths, slots = [0, 5, 150, 63], [3, 0, 4, 1]
+    stored = tuple(torch.randn(5, kv_heads, 200, width).to(dtype) for _ in range(2))
+    qkv = torch.randn(4, 1, heads + 2 * kv_heads, width).to(dtype)
+    cos, sin = (torch.randn(4, 1, 1, width).to(dtype) for _ in range(2))
+    before = [tensor.clone() for tensor in stored]
+    actual = decode.attend(qkv, (cos, sin), stored, torch.tensor((slots, lengths)), window=window)
+    x = qkv.double()
+    turned = x * cos.double() + x.roll(width // 2, -1) * sin.double()
+    for b, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
+        torch.testing.assert_close(stored[0][slot, :, length], turned[b, 0, heads : heads + kv_heads].to(dtype))
+        assert torch.equal(stored[1][slot, :, length], qkv[b, 0, heads + kv_heads :])
+        first = max(0, length + 1 - window) if window else 0
+        keys, values = (tensor[slot, :, first : length + 1].double().repeat_interleave(heads // kv_heads, 0)
+                        for tensor in stored)  # fmt: skip
+        weights = ((turned[b, 0, :heads, None] * keys).sum(-1) / width**0.5).softmax(-1)
+        expected = (weights[..., None] * values).sum(1)
+        assert relative_error(actual[b, 0].view(heads, width), expected) < {torch.float32: 1e-6}.get(dtype, 5e-3)
+        for tensor, old in zip(stored, before, strict=True):  # nothing else was touched
+            old[slot, :, length] = tensor[slot, :, length]
+    assert all(torch.equal(tensor, old) for tensor, old in zip(stored, before, strict=True))
+
+
+@pytest.mark.usefixtures("compiled")
+def test_many_stored_tokens_are_shared_between_threads() -> None:
+    stored = tuple(torch.randn(1, 4, 3000, 64) for _ in range(2))
+    qkv, rotation = torch.randn(1, 1, 16, 64), (torch.ones(1, 1, 1, 64), torch.zeros(1, 1, 1, 64))
+    results = []
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        results.append(decode.attend(qkv, rotation, stored, torch.tensor(((0,), (2999,))), window=None))
+        torch.set_num_threads(before)
+    assert torch.equal(*results)
+
+
+def test_other_dtypes_and_a_machine_without_compiler_are_left_to_torch(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not build.has_kernels(device="cpu", dtype=torch.float16)
+    assert not build.has_kernels(device="cuda", dtype=torch.float32)
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    assert not build.has_kernels(device="cpu", dtype=torch.float32)
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual.double() - expected).norm() / expected.norm())

@@ -1,97 +1,44 @@
-/* Products with quantized weights for few rows of activations, where reading the weights is the work.
+/* Products of few rows of activations with weights, where reading the weights is the work.
  *
- * Weights only are integers: activations stay bf16 or fp32 and sums are fp32. A small block of activation rows (M) meets
- * a small block of weight rows (N), so each weight is read from memory and unpacked once. Two ways to the same numbers:
+ * Weights are floats or integers; activations stay bf16 or fp32 and sums are fp32. A small block of activation rows (M)
+ * meets a small block of weight rows (N), so each weight is read from memory and unpacked once. Two ways to the same
+ * numbers:
  *   bf16  integers become bf16, exactly (they have at most 8 bits), and vdpbf16ps multiplies pairs; AVX-512 only
- *   f32   vector extensions of GCC and Clang, lowered to whatever the machine has
+ *   f32   any machine
  *
- * Layouts: int8 codes [out, in] row by row. int4 in 16 bytes for 32 weights: byte j holds weight j in its low half
- * and weight j + 16 in its high half, so unpacking takes a mask and a shift and no shuffle; rows are padded to 64. Scales and zeros are bf16, [out] or [out, in / group].
- *
- * Threads come from the OpenMP runtime that torch already loaded (GOMP_parallel is left undefined here and found there):
- * a second runtime would spin a second pool of threads against the first.
+ * Layouts: floats and int8 codes [out, in] row by row, scales bf16 [out]. int4 in blocks of 16 rows, a lane for each:
+ * 32 bytes hold columns k … k + 3, byte 2 r + c the weights of row r in columns k + c (low half) and k + 2 + c (high
+ * half), so a lane meets one pair of activations for all rows and no sum crosses lanes; scales and zeros are bf16
+ * [out / 16, in / group, 16], the last block padded.
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 #if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
 #define HAS_BF16 1
 #else
 #define HAS_BF16 0
 #endif
 
-extern void GOMP_parallel(void (*run)(void *), void *data, unsigned threads, unsigned flags);
-extern int omp_get_thread_num(void);
-extern int omp_get_num_threads(void);
-
 /* AHEAD: bytes between a read and its prefetch into L2; nearer ones, or into L1, reach half of the bandwidth */
-enum { AHEAD = 8192, CHUNK = 64, HALF = 32, LANES = 16, MAX_M = 8, MAX_N = 4, MIN_WEIGHTS_PER_THREAD = 1 << 16 };
-#define INLINE static inline __attribute__((always_inline))
-#define UNALIGNED aligned(1), may_alias
+enum { AHEAD = 8192, CHUNK = 64, HALF = 32, MAX_M = 8, MAX_N = 4, MIN_WEIGHTS_PER_THREAD = 1 << 16 };
 
-typedef float v16 __attribute__((vector_size(64)));
-typedef float v16_at __attribute__((vector_size(64), UNALIGNED));
-typedef uint32_t u16x32 __attribute__((vector_size(64)));
-typedef uint16_t u16x16_at __attribute__((vector_size(32), UNALIGNED));
 typedef int8_t i16x8 __attribute__((vector_size(16)));
 typedef int8_t i16x8_at __attribute__((vector_size(16), UNALIGNED));
-typedef uint8_t b16x8 __attribute__((vector_size(16)));
-typedef uint8_t b16x8_at __attribute__((vector_size(16), UNALIGNED));
 
 typedef struct Job {
     void *y;
     void *x;           /* [rows + padding, width] bf16 or fp32, zeros in the padding */
     float *sums;       /* [rows + padding, sum_width] of each group of x; int4 only */
-    const uint8_t *codes;
+    const uint8_t *codes; /* or floats of the dtype of y */
     const uint16_t *scales, *zeros;
     long rows, out, in, width, group, groups, sum_width;
     int is_bf16;       /* dtype of y */
     void (*span)(const struct Job *, long first, long last);
 } Job;
 
-INLINE float from_bf16(uint16_t bits) {
-    union { uint32_t u; float f; } value = {.u = (uint32_t)bits << 16};
-    return value.f;
-}
-
-INLINE v16 from_bf16s(const uint16_t *bits) {
-    return (v16)(__builtin_convertvector(*(const u16x16_at *)bits, u16x32) << 16);
-}
-
-INLINE uint16_t to_bf16(float number) {
-    union { float f; uint32_t u; } value = {.f = number};
-    if (number != number) return (uint16_t)(value.u >> 16) | 0x40;
-    return (uint16_t)((value.u + 0x7fff + (value.u >> 16 & 1)) >> 16);
-}
-
-INLINE float sum(v16 v) {
-#ifdef __AVX512F__
-    return _mm512_reduce_add_ps((__m512)v);
-#else
-    for (int step = LANES / 2; step; step /= 2)
-        for (int i = 0; i < step; i++) v[i] += v[i + step];
-    return v[0];
-#endif
-}
-
 INLINE void store(const Job *job, long m, long n, float value) {
     if (m >= job->rows) return;
     if (job->is_bf16) ((uint16_t *)job->y)[m * job->out + n] = to_bf16(value);
     else ((float *)job->y)[m * job->out + n] = value;
-}
-
-/* Each factor for 32 weights, as fp32; 0 for the padded half of the last chunk. */
-INLINE void expand(const Job *job, const uint16_t *factors, float *into) {
-    long repeats = job->group / HALF, halves = job->width / HALF;
-    into[halves - 1] = 0;
-    if (repeats == 1)
-        for (long g = 0; g < job->groups; g++) into[g] = from_bf16(factors[g]);
-    else
-        for (long g = 0; g < job->groups; g++)
-            for (long i = 0; i < repeats; i++) into[g * repeats + i] = from_bf16(factors[g]);
 }
 
 /* ---- fp32 ---- */
@@ -114,31 +61,69 @@ INLINE void int8_f32(const Job *job, long n, long m, const int M, const int N) {
         for (int i = 0; i < M; i++) store(job, m + i, n + r, sum(total[i][r]) * from_bf16(job->scales[n + r]));
 }
 
-/* 16 int4 codes from weight k on, less 8. */
-INLINE v16 codes4(const uint8_t *codes, long k) {
-    b16x8 pairs = *(const b16x8_at *)(codes + k / HALF * LANES);
-    return __builtin_convertvector((i16x8)(k % HALF ? pairs >> 4 : pairs & 15) - 8, v16);
+/* LANES weights from k on; 0 beyond the end of the row. */
+INLINE v16 row_of_floats(const void *row, long k, long in, int is_bf16) {
+    if (k + LANES <= in) return floats(row, k, is_bf16);
+    float padded[LANES] = {0};
+    for (long i = k; i < in; i++) padded[i - k] = is_bf16 ? from_bf16(((const uint16_t *)row)[i]) : ((const float *)row)[i];
+    return floats(padded, 0, 0);
+}
+
+INLINE void float_f32(const Job *job, long n, long m, const int M, const int N) {
+    v16 total[MAX_M][MAX_N];
+    for (int i = 0; i < M; i++)
+        for (int r = 0; r < N; r++) total[i][r] = (v16){0};
+    const float *x = (const float *)job->x + m * job->width;
+    long size = job->is_bf16 ? 2 : 4;
+    for (long k = 0; k < job->in; k += LANES)
+        for (int r = 0; r < N; r++) {
+            const uint8_t *row = job->codes + (n + r) * job->in * size;
+            __builtin_prefetch(row + k * size + AHEAD, 0, 2);
+            v16 weight = row_of_floats(row, k, job->in, job->is_bf16);
+            for (int i = 0; i < M; i++) total[i][r] += weight * *(const v16_at *)(x + i * job->width + k);
+        }
+    for (int r = 0; r < N; r++)
+        for (int i = 0; i < M; i++) store(job, m + i, n + r, sum(total[i][r]));
+}
+
+/* A block of 16 outputs from n on, those that exist. */
+INLINE void store_block(const Job *job, long m, long n, v16 values) {
+    if (n + LANES > job->out) {
+        for (long r = 0; n + r < job->out; r++) store(job, m, n + r, values[r]);
+    } else if (m < job->rows) {
+        if (job->is_bf16) to_bf16s((uint16_t *)job->y + m * job->out + n, values);
+        else *(v16_at *)((float *)job->y + m * job->out + n) = values;
+    }
+}
+
+/* Adds what group g of the columns gives: its sum of products times the scales, its sum of activations times zeros. */
+INLINE v16 with_group(const Job *job, long m, long block, long g, v16 total, v16 part) {
+    long at = (block * job->groups + g) * LANES;
+    return total + part * from_bf16s(job->scales + at) + from_bf16s(job->zeros + at) * job->sums[m * job->sum_width + g];
 }
 
 INLINE void int4_f32(const Job *job, long n, long m, const int M, const int N) {
-    float scales[job->width / HALF];
+    v16 total[MAX_M][MAX_N];
+    for (int i = 0; i < M; i++)
+        for (int r = 0; r < N; r++) total[i][r] = (v16){0};
     const float *x = (const float *)job->x + m * job->width;
-    for (int r = 0; r < N; r++) {
-        v16 total[MAX_M];
-        for (int i = 0; i < M; i++) total[i] = (v16){0};
-        expand(job, job->scales + (n + r) * job->groups, scales);
-        const uint8_t *codes = job->codes + (n + r) * job->width / 2;
-        for (long k = 0; k < job->width; k += LANES) {
-            v16 weight = codes4(codes, k) * scales[k / HALF];
-            for (int i = 0; i < M; i++) total[i] += weight * *(const v16_at *)(x + i * job->width + k);
-        }
-        const uint16_t *zeros = job->zeros + (n + r) * job->groups;
-        for (int i = 0; i < M; i++) {
-            float offset = 0;
-            for (long g = 0; g < job->groups; g++) offset += from_bf16(zeros[g]) * job->sums[(m + i) * job->sum_width + g];
-            store(job, m + i, n + r, sum(total[i]) + offset);
-        }
+    for (long g = 0; g < job->groups; g++) {
+        v16 part[MAX_M][MAX_N];
+        for (int i = 0; i < M; i++)
+            for (int r = 0; r < N; r++) part[i][r] = (v16){0};
+        for (long k = g * job->group; k < (g + 1) * job->group; k += 4)
+            for (int r = 0; r < N; r++) {
+                u32x16 four = __builtin_convertvector(*(const u16x16_at *)(job->codes + (n + r * LANES) * job->in / 2 + k * 8), u32x16);
+                for (int c = 0; c < 4; c++) { /* halves of the two bytes in the order of their columns */
+                    v16 weight = __builtin_convertvector((i32x16)(four >> (c % 2 * 8 + c / 2 * 4) & 15) - 8, v16);
+                    for (int i = 0; i < M; i++) part[i][r] += weight * x[i * job->width + k + c];
+                }
+            }
+        for (int i = 0; i < M; i++)
+            for (int r = 0; r < N; r++) total[i][r] = with_group(job, m + i, n / LANES + r, g, total[i][r], part[i][r]);
     }
+    for (int i = 0; i < M; i++)
+        for (int r = 0; r < N; r++) store_block(job, m + i, n + r * LANES, total[i][r]);
 }
 
 /* ---- bf16 ---- */
@@ -152,9 +137,28 @@ __attribute__((constructor)) static void fill_tables(void) {
     for (int i = 0; i < 32; i++) nibbles[i] = to_bf16(i % 16 - 8);
 }
 
-INLINE __m512 widened(const uint16_t *from, long count) {
-    __mmask16 mask = count >= LANES ? 0xffff : count > 0 ? (1u << count) - 1 : 0;
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
+INLINE void float_bf16(const Job *job, long n, long m, const int M, const int N) {
+    __m512 total[MAX_M][MAX_N];
+    for (int i = 0; i < M; i++)
+        for (int r = 0; r < N; r++) total[i][r] = _mm512_setzero_ps();
+    const uint16_t *weights = (const uint16_t *)job->codes + n * job->in;
+    const uint16_t *x = (const uint16_t *)job->x + m * job->width;
+    for (long k = 0; k < job->in; k += HALF) {
+        __mmask32 mask = k + HALF <= job->in ? ~0u : (1u << (job->in - k)) - 1;
+        __m512i weight[MAX_N];
+        for (int r = 0; r < N; r++) {
+            const uint16_t *at = weights + r * job->in + k;
+            _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T1);
+            weight[r] = _mm512_maskz_loadu_epi16(mask, at);
+        }
+        for (int i = 0; i < M; i++) {
+            __m512i value = _mm512_loadu_si512(x + i * job->width + k);
+            for (int r = 0; r < N; r++)
+                total[i][r] = _mm512_dpbf16_ps(total[i][r], (__m512bh)value, (__m512bh)weight[r]);
+        }
+    }
+    for (int r = 0; r < N; r++)
+        for (int i = 0; i < M; i++) store(job, m + i, n + r, _mm512_reduce_add_ps(total[i][r]));
 }
 
 INLINE void int8_bf16(const Job *job, long n, long m, const int M, const int N) {
@@ -191,53 +195,45 @@ INLINE void int8_bf16(const Job *job, long n, long m, const int M, const int N) 
             store(job, m + i, n + r, _mm512_reduce_add_ps(total[i][r]) * from_bf16(job->scales[n + r]));
 }
 
+INLINE __m512i pair_of(const uint16_t *x) {
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
+    return _mm512_set1_epi32(pair);
+}
+
 INLINE void int4_bf16(const Job *job, long n, long m, const int M, const int N) {
-    long halves = job->width / HALF;
-    float scales[MAX_N][halves + LANES];
-    __m512 total[MAX_M][MAX_N];
+    v16 total[MAX_M][MAX_N];
+    for (int i = 0; i < M; i++)
+        for (int r = 0; r < N; r++) total[i][r] = (v16){0};
     const __m512i table = _mm512_loadu_si512(nibbles);
-    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    const uint8_t *codes = job->codes + n * job->width / 2;
     const uint16_t *x = (const uint16_t *)job->x + m * job->width;
-    for (int r = 0; r < N; r++) {
-        const uint16_t *from = job->scales + (n + r) * job->groups;
-        if (job->group == HALF)
-            for (long g = 0; g < halves; g += LANES) _mm512_storeu_ps(scales[r] + g, widened(from + g, job->groups - g));
-        else expand(job, from, scales[r]);
-        for (int i = 0; i < M; i++) total[i][r] = _mm512_setzero_ps();
-    }
-    for (long k = 0; k < job->width; k += CHUNK) {
-        __m512i low[MAX_N], high[MAX_N]; /* the first and the last 16 of two halves; x lies in the same order */
-        __m512 scale[MAX_N];
-        for (int r = 0; r < N; r++) {
-            const uint8_t *at = codes + (r * job->width + k) / 2;
-            _mm_prefetch((const char *)(at + AHEAD), _MM_HINT_T1);
-            __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)at));
-            low[r] = _mm512_permutexvar_epi16(pairs, table);
-            high[r] = _mm512_permutexvar_epi16(_mm512_srli_epi16(pairs, 4), table);
-            double both; /* two scales, eight lanes each */
-            memcpy(&both, &scales[r][k / HALF], sizeof both);
-            scale[r] = _mm512_permutexvar_ps(spread, _mm512_castpd_ps(_mm512_set1_pd(both)));
-        }
-        for (int i = 0; i < M; i++) {
-            __m512i x0 = _mm512_loadu_si512(x + i * job->width + k), x1 = _mm512_loadu_si512(x + i * job->width + k + HALF);
+    for (long g = 0; g < job->groups; g++) {
+        __m512 part[MAX_M][MAX_N];
+        for (int i = 0; i < M; i++)
+            for (int r = 0; r < N; r++) part[i][r] = _mm512_setzero_ps();
+        for (long k = g * job->group; k < (g + 1) * job->group; k += 4) {
+            __m512i low[MAX_N], high[MAX_N];
             for (int r = 0; r < N; r++) {
-                __m512 part = _mm512_dpbf16_ps(_mm512_setzero_ps(), (__m512bh)x0, (__m512bh)low[r]);
-                part = _mm512_dpbf16_ps(part, (__m512bh)x1, (__m512bh)high[r]);
-                total[i][r] = _mm512_fmadd_ps(part, scale[r], total[i][r]);
+                const uint8_t *at = job->codes + (n + r * LANES) * job->in / 2 + k * 8;
+                if (k % 8 == 0) _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T1);
+                __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)at));
+                low[r] = _mm512_permutexvar_epi16(pairs, table);
+                high[r] = _mm512_permutexvar_epi16(_mm512_srli_epi16(pairs, 4), table);
             }
-        }
-    }
-    for (int r = 0; r < N; r++)
-        for (long g = 0; g < job->groups; g += LANES) {
-            __m512 zeros = widened(job->zeros + (n + r) * job->groups + g, job->groups - g);
             for (int i = 0; i < M; i++) {
-                __m512 sums = _mm512_loadu_ps(job->sums + (m + i) * job->sum_width + g);
-                total[i][r] = _mm512_fmadd_ps(zeros, sums, total[i][r]);
+                __m512i x0 = pair_of(x + i * job->width + k), x1 = pair_of(x + i * job->width + k + 2);
+                for (int r = 0; r < N; r++) {
+                    part[i][r] = _mm512_dpbf16_ps(part[i][r], (__m512bh)x0, (__m512bh)low[r]);
+                    part[i][r] = _mm512_dpbf16_ps(part[i][r], (__m512bh)x1, (__m512bh)high[r]);
+                }
             }
         }
-    for (int r = 0; r < N; r++)
-        for (int i = 0; i < M; i++) store(job, m + i, n + r, _mm512_reduce_add_ps(total[i][r]));
+        for (int i = 0; i < M; i++)
+            for (int r = 0; r < N; r++)
+                total[i][r] = with_group(job, m + i, n / LANES + r, g, total[i][r], (v16)part[i][r]);
+    }
+    for (int i = 0; i < M; i++)
+        for (int r = 0; r < N; r++) store_block(job, m + i, n + r * LANES, total[i][r]);
 }
 #endif
 
@@ -250,34 +246,23 @@ INLINE void int4_bf16(const Job *job, long n, long m, const int M, const int N) 
         else if (left > 1) kernel(job, n, m, 2, N), m += 2;                 \
         else kernel(job, n, m, 1, N), m += 1;                               \
     }
-#define SPAN(kernel)                                                        \
+/* UNIT rows of weights at a time, MANY times that where there are several rows of activations, four times where one */
+#define SPAN(kernel, UNIT, MANY)                                            \
     static void kernel##_span(const Job *job, long first, long last) {      \
         long n = first;                                                     \
         if (job->rows == 1)                                                 \
-            for (; n + 4 <= last; n += 4) kernel(job, n, 0, 1, 4);          \
-        for (; n + 2 <= last; n += 2) ROWS(kernel, job, n, 2)               \
-        for (; n < last; n++) ROWS(kernel, job, n, 1)                       \
+            for (; n + 4 * UNIT <= last; n += 4 * UNIT) kernel(job, n, 0, 1, 4); \
+        for (; n + MANY * UNIT <= last; n += MANY * UNIT) ROWS(kernel, job, n, MANY) \
+        for (; n < last; n += UNIT) ROWS(kernel, job, n, 1)                 \
     }
-SPAN(int8_f32)
-SPAN(int4_f32)
+SPAN(float_f32, 1, 2)
+SPAN(int8_f32, 1, 2)
+SPAN(int4_f32, LANES, 1)
 #if HAS_BF16
-SPAN(int8_bf16)
-SPAN(int4_bf16)
+SPAN(float_bf16, 1, 2)
+SPAN(int8_bf16, 1, 2)
+SPAN(int4_bf16, LANES, 1)
 #endif
-
-static void unpack_span(const Job *job, long first, long last) {
-    float scales[job->width / HALF], zeros[job->width / HALF];
-    for (long n = first; n < last; n++) {
-        expand(job, job->scales + n * job->groups, scales);
-        expand(job, job->zeros + n * job->groups, zeros);
-        uint16_t *y = (uint16_t *)job->y + n * job->in;
-        for (long k = 0; k < job->in; k += LANES) {
-            v16 weight = codes4(job->codes + n * job->width / 2, k);
-            u16x32 bits = (u16x32)(weight * scales[k / HALF] + zeros[k / HALF]);
-            *(u16x16_at *)(y + k) = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, u16x16_at);
-        }
-    }
-}
 
 static void run(void *data) {
     const Job *job = data;
@@ -317,11 +302,10 @@ static int lay_out(Job *job, const void *x, int is_int8) {
             job->sums[m * job->sum_width + g] = sum(total);
         }
 #if HAS_BF16
-        if (size == 2) /* the order in which the kernels unpack weights */
+        if (size == 2 && is_int8) /* the order in which the kernel unpacks weights */
             for (long k = 0; k < job->width; k += CHUNK) {
-                const __m512i first = is_int8 ? _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13)
-                                              : _mm512_setr_epi64(0, 1, 2, 3, 8, 9, 10, 11);
-                const __m512i last = _mm512_add_epi64(first, _mm512_set1_epi64(is_int8 ? 2 : 4));
+                const __m512i first = _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13);
+                const __m512i last = _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15);
                 char *at = row + k * 2;
                 __m512i a = _mm512_loadu_si512(at), b = _mm512_loadu_si512(at + 64);
                 _mm512_storeu_si512(at, _mm512_permutex2var_epi64(a, first, b));
@@ -334,6 +318,19 @@ static int lay_out(Job *job, const void *x, int is_int8) {
 }
 
 static long chunks(long in) { return (in + CHUNK - 1) / CHUNK * CHUNK; }
+
+/* y [rows, out] = x [rows, in] · weightᵀ, all of one dtype. Returns 0, or -1 where memory is short. */
+int labkit_float(void *y, const void *x, const void *weight, long rows, long out, long in, int is_bf16, int threads) {
+    Job job = {.y = y, .codes = weight, .rows = rows, .out = out, .in = in, .width = chunks(in), .is_bf16 = is_bf16,
+               .span = float_f32_span};
+#if HAS_BF16
+    if (is_bf16) job.span = float_bf16_span;
+#endif
+    if (lay_out(&job, x, 0)) return -1;
+    share(&job, threads);
+    free(job.x);
+    return 0;
+}
 
 /* y [rows, out] = x [rows, in] · (codes · scale)ᵀ. Returns 0, or -1 where memory is short. */
 int labkit_int8(void *y, const void *x, const void *codes, const void *scales, long rows, long out, long in, int is_bf16,
@@ -361,12 +358,4 @@ int labkit_int4(void *y, const void *x, const void *codes, const void *scales, c
     share(&job, threads);
     free(job.x);
     return 0;
-}
-
-/* weight [out, in] bf16 = (codes - 8) · scale + zero. */
-void labkit_unpack4(void *weight, const void *codes, const void *scales, const void *zeros, long out, long in,
-                    long group, int threads) {
-    Job job = {.y = weight, .codes = codes, .scales = scales, .zeros = zeros, .out = out, .in = in, .width = chunks(in),
-               .group = group, .groups = in / group, .span = unpack_span};
-    share(&job, threads);
 }

@@ -1,0 +1,117 @@
+"""The C sources of this folder, compiled once for this machine by the C compiler that it has.
+
+Where there is no compiler, or it fails, the kernels are not usable and `native().reason` says why.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from labkit.core.errors import LabkitError
+from labkit.core.paths import cache_folder
+
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "decode.c"))
+_HEADER = Path(__file__).with_name("vectors.h")
+# no -fopenmp: the sources take the threads of the OpenMP runtime that torch loaded, whichever that is
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+_COMPILERS = ("cc", "gcc", "clang")
+_TIMEOUT_S = 60
+_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
+
+_SIGNATURES = {
+    "labkit_float": [_POINTER] * 3 + [_LONG] * 3 + [_INT] * 2,
+    "labkit_int8": [_POINTER] * 4 + [_LONG] * 3 + [_INT] * 2,
+    "labkit_int4": [_POINTER] * 5 + [_LONG] * 4 + [_INT] * 2,
+    "labkit_rms_norm": [_POINTER] * 3 + [_LONG] * 2 + [_FLOAT, _INT],
+    "labkit_swiglu": [_POINTER] * 2 + [_LONG] * 2 + [_INT],
+    "labkit_attend": [_POINTER] * 8 + [_LONG] * 7 + [_INT] * 2,
+}
+_CAN_FAIL = ("labkit_float", "labkit_int8", "labkit_int4")  # for want of memory
+
+
+@dataclass(frozen=True)
+class Native:
+    """The compiled kernels, or the reason why there are none."""
+
+    library: ctypes.CDLL | None
+    compiler: str
+    reason: str = ""
+
+
+@cache
+def native() -> Native:
+    """The kernels of this machine; compiles on the first use ever, later processes load what it left."""
+    compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
+    if compiler is None:
+        return Native(None, "", f"no C compiler found ({', '.join(_COMPILERS)})")
+    try:
+        return Native(_load(_compiled(compiler)), compiler)
+    except subprocess.CalledProcessError as error:
+        return Native(None, compiler, f"{compiler} failed: {_complaint(error.stderr)}")
+    except subprocess.TimeoutExpired:
+        return Native(None, compiler, f"{compiler} took more than {_TIMEOUT_S} s")
+    except (OSError, AttributeError, LabkitError) as error:  # no place to write, or no OpenMP runtime to link against
+        return Native(None, compiler, _complaint(str(error)))
+
+
+def _compiled(compiler: str) -> Path:
+    """The shared object of these sources, compiler and processor; appears by one rename."""
+    source = b"".join(path.read_bytes() for path in (*_SOURCES, _HEADER))
+    binary = os.stat(compiler)
+    made_from = repr((_FLAGS, os.path.realpath(compiler), binary.st_size, binary.st_mtime_ns, _processor()))
+    folder = cache_folder() / "native"
+    library = folder / f"{hashlib.sha256(source + made_from.encode()).hexdigest()[:32]}.so"
+    if not library.exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = Path(scratch, library.name)
+            command = [compiler, *_FLAGS, *map(str, _SOURCES), "-o", str(built)]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+            built.replace(library)
+    return library
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return platform.machine() + platform.processor() + features
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name, types in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes = types
+        function.restype = _INT if name in _CAN_FAIL else None
+    return library
+
+
+def _complaint(text: str) -> str:
+    """The line that says what went wrong: the first with an error, else the first."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no message")
+
+
+def library() -> ctypes.CDLL:
+    """The kernels, where it is known that there are some."""
+    found = native().library
+    assert found is not None
+    return found
+
+
+def has_kernels(*, device: str, dtype: torch.dtype) -> bool:
+    """Whether native kernels take activations of this device and dtype here."""
+    return device == "cpu" and dtype in (torch.float32, torch.bfloat16) and native().library is not None

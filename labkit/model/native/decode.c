@@ -1,0 +1,196 @@
+/* What a decoding step does between its matrix products, which torch composes of many small operations: RMSNorm, the
+ * gate of the feed-forward block, and attention of one new token a sequence over what is stored of it.
+ *
+ * Activations are bf16 or fp32, sums are fp32.
+ */
+#include <math.h>
+#include "vectors.h"
+
+enum { KEYS = 64, MIN_VALUES_PER_THREAD = 1 << 16 }; /* KEYS: stored tokens whose scores are held at a time */
+
+INLINE void put(void *to, long k, int is_bf16, float value) {
+    if (is_bf16) ((uint16_t *)to)[k] = to_bf16(value);
+    else ((float *)to)[k] = value;
+}
+
+INLINE float get(const void *from, long k, int is_bf16) {
+    return is_bf16 ? from_bf16(((const uint16_t *)from)[k]) : ((const float *)from)[k];
+}
+
+INLINE v16 chosen(i32x16 is_first, v16 first, v16 second) {
+    return (v16)(((i32x16)first & is_first) | ((i32x16)second & ~is_first));
+}
+
+/* e^x within 2 ulp, x held within -87 … 88: 2^n times a polynomial on the rest (Cephes expf, Moshier 1989). */
+INLINE v16 exps(v16 x) {
+    x = chosen(x < -87.0f, (v16){0} - 87.0f, x);
+    x = chosen(x > 88.0f, (v16){0} + 88.0f, x);
+    v16 n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* adding 1.5 · 2^23 rounds to whole numbers */
+    x = x - n * 0.693359375f + n * 2.12194440e-4f;
+    v16 p = x * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * x + 8.3334519073e-3f;
+    p = p * x + 4.1665795894e-2f;
+    p = p * x + 1.6666665459e-1f;
+    p = p * x + 5.0000001201e-1f;
+    p = p * x * x + x + 1.0f;
+    return (v16)((i32x16)p + (__builtin_convertvector(n, i32x16) << 23));
+}
+
+/* y = x · weight / root mean square of x, for each row of [rows, width]. */
+INLINE void norm(void *y, const void *x, const void *weight, long rows, long width, float eps, const int is_bf16) {
+    for (long at = 0; at < rows * width; at += width) {
+        v16 squares = {0};
+        long k = 0;
+        for (; k + LANES <= width; k += LANES) squares += floats(x, at + k, is_bf16) * floats(x, at + k, is_bf16);
+        float total = sum(squares);
+        for (; k < width; k++) total += get(x, at + k, is_bf16) * get(x, at + k, is_bf16);
+        float scale = 1 / sqrtf(total / width + eps);
+        for (k = 0; k < width; k++) put(y, at + k, is_bf16, get(x, at + k, is_bf16) * scale * get(weight, k, is_bf16));
+    }
+}
+
+void labkit_rms_norm(void *y, const void *x, const void *weight, long rows, long width, float eps, int is_bf16) {
+    if (is_bf16) norm(y, x, weight, rows, width, eps, 1);
+    else norm(y, x, weight, rows, width, eps, 0);
+}
+
+/* y [rows, width] = silu(gate) · up, for each row of [gate, up]. */
+INLINE void gated(void *y, const void *x, long rows, long width, const int is_bf16) {
+    for (long m = 0; m < rows; m++) {
+        long gate = 2 * m * width, up = gate + width, k = 0;
+        for (; k + LANES <= width; k += LANES) {
+            v16 value = floats(x, gate + k, is_bf16);
+            value = value / (exps(-value) + 1.0f) * floats(x, up + k, is_bf16);
+            if (is_bf16) to_bf16s((uint16_t *)y + m * width + k, value);
+            else *(v16_at *)((float *)y + m * width + k) = value;
+        }
+        for (; k < width; k++) {
+            float value = get(x, gate + k, is_bf16);
+            put(y, m * width + k, is_bf16, value / (expf(-value) + 1) * get(x, up + k, is_bf16));
+        }
+    }
+}
+
+void labkit_swiglu(void *y, const void *x, long rows, long width, int is_bf16) {
+    if (is_bf16) gated(y, x, rows, width, 1);
+    else gated(y, x, rows, width, 0);
+}
+
+typedef struct Attention {
+    void *y;                  /* [batch, heads, width] */
+    const void *qkv;          /* [batch, heads + 2 · kv_heads, width] */
+    const void *cos, *sin;    /* [batch, width] or, with `turn` 0, [width] for all; sin carries the sign of its half */
+    void *keys, *values;      /* [slots, kv_heads, capacity, width] */
+    const int64_t *slots, *lengths; /* [batch]: where a sequence is stored, and how many of its tokens are */
+    long batch, heads, kv_heads, width, capacity, window, turn;
+    int is_bf16;
+} Attention;
+
+/* Scores of KEYS stored tokens at most under H query heads; [H, KEYS]. */
+INLINE void score(const float *q, const void *keys, long width, long num, float *scores, const int H, const int is_bf16) {
+    for (long j = 0; j < num; j++) {
+        v16 total[H];
+        for (int h = 0; h < H; h++) total[h] = (v16){0};
+        for (long k = 0; k < width; k += LANES) {
+            v16 key = floats(keys, j * width + k, is_bf16);
+            for (int h = 0; h < H; h++) total[h] += floats(q, h * width + k, 0) * key;
+        }
+        for (int h = 0; h < H; h++) scores[h * KEYS + j] = sum(total[h]);
+    }
+}
+
+/* H query heads of one KV head over stored tokens first … last: softmax computed in one sweep, whose sums shrink when a
+ * larger score turns up (Milakov and Gimelshein 2018, Online normalizer calculation for softmax). y [H, width]. */
+INLINE void heads_over(const Attention *a, const float *q, const void *keys, const void *values, long first, long last,
+                       float *y, const int H, const int is_bf16) {
+    float scores[H * KEYS], largest[H], weight[H];
+    long width = a->width, size = is_bf16 ? 2 : 4;
+    for (int h = 0; h < H; h++) largest[h] = -INFINITY, weight[h] = 0;
+    memset(y, 0, H * width * sizeof *y);
+    for (long j = first; j < last; j += KEYS) {
+        long num = last - j < KEYS ? last - j : KEYS, padded = (num + LANES - 1) / LANES * LANES;
+        score(q, (const char *)keys + j * width * size, width, num, scores, H, is_bf16);
+        for (int h = 0; h < H; h++) {
+            float *s = scores + h * KEYS, most = largest[h];
+            for (long i = 0; i < num; i++) most = s[i] > most ? s[i] : most;
+            for (long i = num; i < padded; i++) s[i] = -INFINITY;
+            float shrink = largest[h] == most ? 1 : expf(largest[h] - most);
+            v16 total = {0};
+            for (long i = 0; i < padded; i += LANES) {
+                v16 p = exps(floats(s, i, 0) - most);
+                total += *(v16_at *)(s + i) = p;
+            }
+            /* exps ends at e^-87, which no fp32 sum with a 1 in it can see */
+            weight[h] = weight[h] * shrink + sum(total), largest[h] = most;
+            if (shrink != 1)
+                for (long k = 0; k < width; k++) y[h * width + k] *= shrink;
+        }
+        for (long k = 0; k < width; k += LANES) {
+            v16 total[H];
+            for (int h = 0; h < H; h++) total[h] = floats(y, h * width + k, 0);
+            for (long i = 0; i < num; i++) {
+                v16 value = floats(values, (j + i) * width + k, is_bf16);
+                for (int h = 0; h < H; h++) total[h] += value * scores[h * KEYS + i];
+            }
+            for (int h = 0; h < H; h++) *(v16_at *)(y + h * width + k) = total[h];
+        }
+    }
+    for (int h = 0; h < H; h++)
+        for (long k = 0; k < width; k++) y[h * width + k] /= weight[h];
+}
+
+INLINE void turned(const Attention *a, long b, const void *x, long at, float scale, float *y, const int is_bf16) {
+    const char *cos = (const char *)a->cos + b * a->turn * (is_bf16 ? 2 : 4);
+    const char *sin = (const char *)a->sin + b * a->turn * (is_bf16 ? 2 : 4);
+    for (long k = 0, half = a->width / 2; k < a->width; k++) {
+        float other = get(x, at + (k < half ? k + half : k - half), is_bf16);
+        y[k] = (get(x, at + k, is_bf16) * get(cos, k, is_bf16) + other * get(sin, k, is_bf16)) * scale;
+    }
+}
+
+/* One sequence and KV head: store the new key and value, then attend. */
+INLINE void attend(const Attention *a, long b, long kv, const int is_bf16) {
+    long width = a->width, group = a->heads / a->kv_heads, length = a->lengths[b];
+    long row = b * (a->heads + 2 * a->kv_heads), stored = (a->slots[b] * a->kv_heads + kv) * a->capacity * width;
+    long size = is_bf16 ? 2 : 4, first = a->window > 0 && length + 1 > a->window ? length + 1 - a->window : 0;
+    char *keys = (char *)a->keys + stored * size, *values = (char *)a->values + stored * size;
+    float q[group * width], y[group * width], key[width];
+    turned(a, b, a->qkv, (row + a->heads + kv) * width, 1, key, is_bf16);
+    for (long k = 0; k < width; k++) put(keys, length * width + k, is_bf16, key[k]);
+    memcpy(values + length * width * size, (const char *)a->qkv + (row + a->heads + a->kv_heads + kv) * width * size,
+           width * size);
+    for (long g = 0; g < group; g++)
+        turned(a, b, a->qkv, (row + kv * group + g) * width, 1 / sqrtf(width), q + g * width, is_bf16);
+    for (long g = 0, left; (left = group - g) > 0;) {
+#define HEADS(H) heads_over(a, q + g * width, keys, values, first, length + 1, y + g * width, H, is_bf16), g += H
+        if (left >= 4) HEADS(4);
+        else if (left == 3) HEADS(3);
+        else if (left == 2) HEADS(2);
+        else HEADS(1);
+    }
+    for (long i = 0; i < group * width; i++) put(a->y, (b * a->heads + kv * group) * width + i, is_bf16, y[i]);
+}
+
+static void part(const Attention *a, long first, long last) {
+    for (long i = first; i < last; i++)
+        if (a->is_bf16) attend(a, i / a->kv_heads, i % a->kv_heads, 1);
+        else attend(a, i / a->kv_heads, i % a->kv_heads, 0);
+}
+
+static void run(void *data) {
+    const Attention *a = data;
+    long thread = omp_get_thread_num(), threads = omp_get_num_threads(), units = a->batch * a->kv_heads;
+    part(a, units * thread / threads, units * (thread + 1) / threads);
+}
+
+void labkit_attend(void *y, const void *qkv, const void *cos, const void *sin, void *keys, void *values,
+                   const int64_t *slots, const int64_t *lengths, long batch, long heads, long kv_heads, long width,
+                   long capacity, long window, long turn, int is_bf16, int threads) {
+    Attention a = {y, qkv, cos, sin, keys, values, slots, lengths, batch, heads, kv_heads, width, capacity, window, turn,
+                   is_bf16};
+    long work = 0;
+    for (long b = 0; b < batch; b++) work += (lengths[b] + 1) * heads * width;
+    if (threads > work / MIN_VALUES_PER_THREAD) threads = work / MIN_VALUES_PER_THREAD;
+    if (threads > 1) GOMP_parallel(run, &a, (unsigned)threads, 0);
+    else part(&a, 0, batch * kv_heads);
+}
