@@ -17,7 +17,8 @@ from labkit.core.workload import Request, Scenario, Workload, WorkloadSpec
 from labkit.engine.config import EngineConfig
 from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, DecoderCost
 from labkit.engine.sequence import Sequence
-from labkit.model.linear import CHOICES, KernelLayer, QuantizedLinear
+from labkit.model.choice import CHOICES
+from labkit.model.linear import KernelLayer, QuantizedLinear
 from labkit.model.source import ModelSource
 from labkit.model.transformer import Transformer
 
@@ -166,7 +167,7 @@ class Engine:
             "threads": torch.get_num_threads(),
             "activations": str(self.model.dtype).removeprefix("torch."),
             "kernels": {
-                f"{shape.bits} bits {shape.out_features}x{shape.in_features}, {shape.rows} rows": choice.kernel.name
+                f"{shape.bits} bits {shape.out_features}x{shape.in_features}, {shape.rows} rows": choice.kernel
                 for shape, choice in CHOICES.items()
             },
             "kernel_s": self._kernel_seconds(),

@@ -1,27 +1,26 @@
 """Linear layers, and the one place that knows kernels.
 
 A layer keeps float weights or integer codes and, once `finish` has packed it, picks for each number of rows it meets
-the fastest kernel that this machine has for them: every kernel that `is_usable` is timed once on the real input and the
-winner is remembered in `CHOICES`, which a Run records. No single kernel wins everywhere, so the choice is the
-optimization. Kernels named `native_…` are compiled on this machine, see `labkit.model.native`. The last kernel for each
-number of bits works everywhere and is what the others are tested against.
+the fastest kernel that this machine has for them: every kernel that `is_usable` is timed on the real input, see
+`labkit.model.choice`. No single kernel wins everywhere, so the choice is the optimization. Kernels named `native_…` are
+compiled on this machine, see `labkit.model.native`. The last kernel for each number of bits works everywhere and is
+what the others are tested against.
 """
 
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labkit.model.choice import Shape, choose
 from labkit.model.native import build, products
 
-_PROBE_S = 2e-3  # of calls for one kernel; and at least so many calls:
-_PROBE_CALLS = 5
 _FEW_ROWS = 16  # up to here reading the weights is the work, and native products of floats are tried
 
 
@@ -31,12 +30,15 @@ class KernelLayer(nn.Module):
     in_features: int
     out_features: int
     bits: int
+    num_bytes: int
 
     def __init__(self) -> None:
         super().__init__()
         self.kernels: dict[int, Kernel] = {}  # by the number of rows met so far
         self.seconds: dict[int, float] = {}  # what the probe of each took
         self.packed: dict[str, tuple[Tensor, ...]] = {}
+        self.alike: WeakSet[KernelLayer] = WeakSet((self,))  # the layers of the model that a choice serves
+        self.step_bytes = 1  # weights of the whole model, rounded up to a power of two
 
     def pack(self) -> None:
         """Lay the weights out for every usable kernel; call once, before the first use."""
@@ -49,16 +51,20 @@ class KernelLayer(nn.Module):
         return kernel.multiply(self, x)
 
     def _choose(self, x: Tensor, num_rows: int) -> "Kernel":
-        """The fastest kernel for this many rows; timed once for all layers of one shape."""
-        bucket = 1 << (num_rows - 1).bit_length()
-        key = Shape(self.bits, self.out_features, self.in_features, bucket, str(x.dtype), x.device.type)
-        if key not in CHOICES:
-            candidates = [kernel for kernel in KERNELS if kernel.name in self.packed and bucket <= kernel.max_rows]
-            timed = {kernel: _time(lambda k=kernel: k.multiply(self, x)) for kernel in candidates}  # type: ignore[misc]
-            best = min(timed, key=timed.__getitem__)
-            CHOICES[key] = Choice(best, timed[best])
-        self.kernels[num_rows], self.seconds[num_rows] = CHOICES[key].kernel, CHOICES[key].seconds
-        return CHOICES[key].kernel
+        """The fastest kernel for this many rows, the same for all layers of one shape."""
+        bucket = _power_of_two(num_rows)
+        shape = Shape(
+            self.bits, self.out_features, self.in_features, bucket, str(x.dtype), x.device.type, self.step_bytes
+        )
+        candidates = {
+            kernel.name: kernel for kernel in KERNELS if kernel.name in self.packed and bucket <= kernel.max_rows
+        }
+        choice = choose(
+            shape,
+            {name: [partial(kernel.multiply, layer, x) for layer in self.alike] for name, kernel in candidates.items()},
+        )
+        self.kernels[num_rows], self.seconds[num_rows] = candidates[choice.kernel], choice.seconds
+        return candidates[choice.kernel]
 
 
 class Linear(KernelLayer):
@@ -76,6 +82,11 @@ class Linear(KernelLayer):
     def bits(self) -> int:  # type: ignore[override]
         """Bits a weight."""
         return 8 * self.weight.itemsize
+
+    @property
+    def num_bytes(self) -> int:  # type: ignore[override]
+        """Memory that the weights take, in bytes."""
+        return self.weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
@@ -107,7 +118,7 @@ class QuantizedLinear(KernelLayer):
         return (self.bits, self.group_size, self.in_features) == (other.bits, other.group_size, other.in_features)
 
     @property
-    def num_bytes(self) -> int:
+    def num_bytes(self) -> int:  # type: ignore[override]
         """Memory that the weights take, in bytes, after packing."""
         kept = [tensor for tensors in self.packed.values() for tensor in tensors] or [self.codes, self.scales]
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in kept}.values())
@@ -133,18 +144,6 @@ class QuantizedLinear(KernelLayer):
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a choice of kernel depends on; `rows` is rounded up to a power of two."""
-
-    bits: int
-    out_features: int
-    in_features: int
-    rows: int
-    dtype: str
-    device: str
-
-
-@dataclass(frozen=True)
 class Kernel:
     """One way to multiply by a matrix, for up to `max_rows` rows of activations."""
 
@@ -153,18 +152,6 @@ class Kernel:
     pack: Callable[[Any], tuple[Tensor, ...]]
     multiply: Callable[[Any, Tensor], Tensor]
     max_rows: int = sys.maxsize
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The kernel that won a probe, and its time in seconds (weights warm in the cache)."""
-
-    kernel: Kernel
-    seconds: float
-
-
-CHOICES: dict[Shape, Choice] = {}
-"""Kernels chosen in this process."""
 
 
 def _has(name: str) -> bool:
@@ -375,20 +362,20 @@ def _frozen(tensors: Sequence[Tensor]) -> nn.Parameter:
     return nn.Parameter(torch.cat(list(tensors)), requires_grad=False)
 
 
-def _time(run: Callable[[], Tensor]) -> float:
-    """Median seconds of some calls after one to warm up."""
-    seconds: list[float] = []
-    while len(seconds) <= _PROBE_CALLS or sum(seconds) < _PROBE_S:
-        start = time.perf_counter_ns()
-        result = run()
-        if result.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append((time.perf_counter_ns() - start) * 1e-9)
-    return statistics.median(seconds[1:])
-
-
 def finish(model: nn.Module) -> None:
-    """Pack every layer; the last step of building."""
-    for module in model.modules():
-        if isinstance(module, KernelLayer):
-            module.pack()
+    """Pack every layer and let those of one shape choose together; the last step of building."""
+    layers = [module for module in model.modules() if isinstance(module, KernelLayer)]
+    alike: dict[tuple[object, ...], WeakSet[KernelLayer]] = {}
+    for layer in layers:
+        layer.pack()
+        key = layer.bits, layer.out_features, layer.in_features, *layer.packed
+        layer.alike = alike.setdefault(key, WeakSet())
+        layer.alike.add(layer)
+    step_bytes = _power_of_two(sum(layer.num_bytes for layer in layers))
+    for layer in layers:
+        layer.step_bytes = step_bytes
+
+
+def _power_of_two(number: int) -> int:
+    """The least that is not below it."""
+    return 1 << (number - 1).bit_length()

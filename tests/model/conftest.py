@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from labkit.model import choice
 from labkit.model.config import ModelConfig
 from labkit.model.random_weights import write_random_weights
 from labkit.model.tokenizer import write_byte_tokenizer
@@ -26,6 +27,14 @@ TINY = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
 }
+
+
+@pytest.fixture
+def fresh_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of remembered kernels, empty, and none remembered in this process."""
+    monkeypatch.setattr(choice, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(choice, "CHOICES", {})
+    return tmp_path
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """Every kernel against the dequantized product; joined layers against their parts."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from labkit.model import linear
+from labkit.model import choice, linear
 from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear, joined
 from labkit.model.native import build
 from labkit.optimizations.quantize import round_groups, round_rows
@@ -99,17 +101,16 @@ def test_layers_of_different_kinds_are_not_joined() -> None:
     assert joined([Linear(128, 4), quantized(8)]) is None
 
 
-def test_the_choice_of_kernel_is_made_once_for_a_shape_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "CHOICES", {})
+def test_the_choice_of_kernel_is_made_once_for_a_shape_and_recorded(fresh_choices: Path) -> None:
     first, second = quantized(8, seed=1), quantized(8, seed=2)
     first.pack(), second.pack()
     for layer in (first, second):
         layer(torch.randn(3, 128))
         layer(torch.randn(4, 128))  # 3 and 4 rows share the power of two
-    assert [(shape.bits, shape.rows) for shape in linear.CHOICES] == [(8, 4)]
-    (choice,) = linear.CHOICES.values()
-    assert choice.seconds > 0
-    assert second.kernels == {3: choice.kernel, 4: choice.kernel}
+    assert [(shape.bits, shape.rows) for shape in choice.CHOICES] == [(8, 4)]
+    (chosen,) = choice.CHOICES.values()
+    assert chosen.seconds > 0
+    assert {rows: kernel.name for rows, kernel in second.kernels.items()} == {3: chosen.kernel, 4: chosen.kernel}
 
 
 def test_packed_layers_take_the_bytes_of_their_bits() -> None:

@@ -63,13 +63,18 @@ def native() -> Native:
         return Native(None, compiler, _complaint(str(error)))
 
 
+@cache
+def source_digest() -> str:
+    """Identifies the sources."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in (*_SOURCES, _HEADER))).hexdigest()
+
+
 def _compiled(compiler: str) -> Path:
     """The shared object of these sources, compiler and processor; appears by one rename."""
-    source = b"".join(path.read_bytes() for path in (*_SOURCES, _HEADER))
     binary = os.stat(compiler)
     made_from = repr((_FLAGS, os.path.realpath(compiler), binary.st_size, binary.st_mtime_ns, _processor()))
     folder = cache_folder() / "native"
-    library = folder / f"{hashlib.sha256(source + made_from.encode()).hexdigest()[:32]}.so"
+    library = folder / f"{hashlib.sha256((source_digest() + made_from).encode()).hexdigest()[:32]}.so"
     if not library.exists():
         folder.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
