@@ -57,6 +57,7 @@ class Warmup:
         num_passes: how many passes were looked at.
         pass_s: seconds that a pass of all its new tokens takes; foretold where `token_share` is below 1.
         token_share: part of the new tokens that the warm-up's passes ran, and that measured ones should.
+        repeats: how often a measured pass should go through the requests.
         calibrations_s: seconds of the calibration kernel after each pass: the pilot of the machine's own noise.
     """
 
@@ -65,6 +66,7 @@ class Warmup:
     num_passes: int
     pass_s: float
     token_share: float
+    repeats: int
     calibrations_s: tuple[float, ...]
 
 
@@ -102,7 +104,8 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str) -> Warmup:
         num_looks = len(passes_s) - _NUM_WINDOWS * window + 1
         if steady or (num_looks >= _MIN_LOOKS and warmup_s >= limits.warmup_cap_s):
             pass_s = _whole_pass_s(trace, fitting, spec)
-            return Warmup(warmup_s, steady, len(passes_s), pass_s, token_share, tuple(calibrations_s))
+            repeats = limits.repeats(float(np.median(passes_s))) if spec.scenario == "single_stream" else 1
+            return Warmup(warmup_s, steady, len(passes_s), pass_s, token_share, repeats, tuple(calibrations_s))
 
 
 def is_steady(passes_s: Sequence[float], *, window: int, machine_noise: float = 0.0) -> bool:
@@ -142,15 +145,20 @@ def change_noise(calibrations_s: Sequence[float]) -> float:
     return float(_NORMAL * np.median(changes) / math.sqrt(2))  # a change has the variance of two readings
 
 
-def measure_pass(system: System, spec: WorkloadSpec, index: int, *, token_share: float = 1.0) -> Measured:
+def measure_pass(
+    system: System, spec: WorkloadSpec, index: int, *, token_share: float = 1.0, repeats: int = 1
+) -> Measured:
     """Measure pass `index` (0 or more): prompts drawn and prepared outside the clock, garbage collection off inside it.
+
+    A pass that would be too short to be told from noise goes through its requests `repeats` times, with new prompts.
 
     Raises:
         UsageError: the System cannot serve the workload. ValueError: a negative index, which warm-up passes have.
     """
     if index < 0:
         raise ValueError(f"index: expected 0 or more, got {index}; negative ones are for warm-up")
-    return _pass(system, shortened(spec, token_share), index)
+    fitting = shortened(spec, token_share)
+    return _pass(system, replace(fitting, num_requests=repeats * fitting.num_requests), index)
 
 
 def shortened(spec: WorkloadSpec, token_share: float) -> WorkloadSpec:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from labkit.core.inference import MAX_BLOCKS, MIN_BLOCKS
+
+MAX_REPEATS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +18,7 @@ class Effort:
         warmup_cap_s: longest warm-up of one recipe, in seconds; three windows are always run.
         min_blocks, max_blocks: range in which a pilot fixes the number of blocks; equal where it has no say.
         target_pass_s: length of one pass in seconds above which a recipe runs fewer tokens.
+        min_pass_s: length of one pass in seconds below which a single stream runs its requests more than once.
         num_processes: fresh processes that the blocks of each recipe are spread over.
         quality_tokens: tokens on which the output is compared with the fp32 reference.
         proof_prompts: prompts on which exact techniques are proven to leave the output as it was.
@@ -25,6 +29,7 @@ class Effort:
     min_blocks: int
     max_blocks: int
     target_pass_s: float
+    min_pass_s: float
     num_processes: int
     quality_tokens: int
     proof_prompts: int
@@ -32,6 +37,10 @@ class Effort:
     def token_share(self, pass_s: float) -> float:
         """Part of the new tokens (0 to 1) that a recipe runs whose whole pass takes `pass_s` seconds."""
         return min(1.0, self.target_pass_s / pass_s)
+
+    def repeats(self, pass_s: float) -> int:
+        """How often a pass goes through the requests of a single stream that takes `pass_s` seconds for them once."""
+        return max(1, min(MAX_REPEATS, math.ceil(self.min_pass_s / max(pass_s, 1e-9))))
 
 
 EFFORTS: dict[str, Effort] = {
@@ -43,6 +52,7 @@ EFFORTS: dict[str, Effort] = {
             min_blocks=MIN_BLOCKS,
             max_blocks=MIN_BLOCKS,
             target_pass_s=0.5,
+            min_pass_s=0.1,
             num_processes=1,
             quality_tokens=512,
             proof_prompts=4,
@@ -53,6 +63,7 @@ EFFORTS: dict[str, Effort] = {
             min_blocks=MIN_BLOCKS,
             max_blocks=MAX_BLOCKS,
             target_pass_s=2.0,
+            min_pass_s=0.5,
             num_processes=1,
             quality_tokens=4096,
             proof_prompts=16,
@@ -63,6 +74,7 @@ EFFORTS: dict[str, Effort] = {
             min_blocks=MAX_BLOCKS,
             max_blocks=MAX_BLOCKS,
             target_pass_s=4.0,
+            min_pass_s=1.0,
             num_processes=5,
             quality_tokens=16384,
             proof_prompts=32,

@@ -52,6 +52,7 @@ class Run:
         model: name, hash, num_parameters, has_random_weights, source.
         device: "cpu" or "cuda". machine: fields of Machine. effort: "quick", "standard" or "rigorous".
         passes: the raw samples, in block order. token_share: part of the new tokens that a pass ran (1 = all).
+            repeats: how often a pass went through the requests of a single stream, each time with other prompts.
         metrics: name → {value, low, high, level, num_samples} or None where withheld.
         build: weights_bytes, peak_memory_bytes, load_s, warmup_s, is_steady, threads, kernels, notes.
         quality: metric → value, {} where not applicable. proof: outcome of the proof of equal
@@ -74,6 +75,7 @@ class Run:
     error: str = ""
     passes: tuple[Pass, ...] = ()
     token_share: float = 1.0
+    repeats: int = 1
     metrics: Mapping[str, Any] = field(default_factory=dict)
     build: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)

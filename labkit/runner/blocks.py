@@ -65,10 +65,15 @@ class Round:
         answers = {}
         for live in order:
             subject = live.subject
-            timeout_s = _ANSWER_TIMEOUT_S + _SLOWNESS * subject.ready["pass_s"] * subject.token_share
+            timeout_s = _ANSWER_TIMEOUT_S + _SLOWNESS * subject.ready["pass_s"] * subject.token_share * subject.repeats
             with subject.guard():
                 answers[subject] = self._crew.ask(
-                    live.worker, "pass", timeout_s=timeout_s, index=index, token_share=subject.token_share
+                    live.worker,
+                    "pass",
+                    timeout_s=timeout_s,
+                    index=index,
+                    token_share=subject.token_share,
+                    repeats=subject.repeats,
                 )
         calibrations = before_s, self._calibrate()
         passes = [pass_of(index, answer) for answer in answers.values()]

@@ -48,6 +48,7 @@ class Subject:
     ready: Event = field(default_factory=dict)
     proof: Mapping[str, Any] | None = None
     token_share: float = 1.0
+    repeats: int = 1
     passes: list[Pass] = field(default_factory=list)
     calibrations: list[Calibrations] = field(default_factory=list)
     machine_noise: float = 0.0
@@ -78,7 +79,7 @@ class Subject:
     def warm(self, answer: Event) -> None:
         """Note what its worker says; of several processes the first one's, and whether all of them became steady."""
         if not self.ready:
-            self.ready, self.token_share = answer, answer["token_share"]
+            self.ready, self.token_share, self.repeats = answer, answer["token_share"], answer["repeats"]
         self.ready["build"]["is_steady"] &= answer["build"]["is_steady"]
 
     def keep(self, measured: Pass, calibrations: Calibrations, *, machine_noise: float, peak_memory_bytes: int) -> None:
@@ -110,6 +111,7 @@ class Subject:
             error="the session ended before this Run was complete" if self.is_measuring else self.error,
             passes=tuple(self.passes),
             token_share=self.token_share,
+            repeats=self.repeats,
             metrics=metrics,
             build={**ready.get("build", {}), "peak_memory_bytes": self.peak_memory_bytes or None},
             quality={name: value for name, value in ready.get("quality", {}).items() if math.isfinite(value)},

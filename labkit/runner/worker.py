@@ -8,9 +8,9 @@ Commands on stdin, events on stdout, one JSON line each:
     forecast  {orders, spec}            → forecast {model, needs, free_bytes}
     reference {orders, effort}          → proofs {proofs}
     load      {order}                   → loaded
-    warm      {spec, effort}            → ready {pass_s, token_share, calibrations_s, build, quality, cost, limit,
-                                                 prediction}
-    pass      {index, token_share}      → trace {trace, contention, peak_memory_bytes}
+    warm      {spec, effort}            → ready {pass_s, token_share, repeats, calibrations_s, build, quality, cost,
+                                                 limit, prediction}
+    pass      {index, token_share, repeats} → trace {trace, contention, peak_memory_bytes}
     calibrate                           → calibration {seconds}
     close                               the worker ends
 
@@ -97,6 +97,7 @@ class Worker:
             "ready",
             pass_s=warmup.pass_s,
             token_share=warmup.token_share,
+            repeats=warmup.repeats,
             calibrations_s=warmup.calibrations_s,
             build={**facts, "warmup_s": warmup.warmup_s, "is_steady": warmup.is_steady},
             quality=quality,
@@ -105,10 +106,11 @@ class Worker:
             prediction=predict(cost, roof, facts.get("kernel_s")) if roof else None,
         )
 
-    def _pass(self, *, index: int, token_share: float) -> None:
+    def _pass(self, *, index: int, token_share: float, repeats: int) -> None:
         from labkit.bench.measure import measure_pass
 
-        trace, contention = measure_pass(self._target.system, self._spec, index, token_share=token_share)
+        system = self._target.system
+        trace, contention = measure_pass(system, self._spec, index, token_share=token_share, repeats=repeats)
         peak_bytes = peak_memory_bytes(self._order.device)
         self._channel.send("trace", trace=trace.to_dict(), contention=contention, peak_memory_bytes=peak_bytes)
 

@@ -120,10 +120,21 @@ def test_a_slow_system_warms_up_with_fewer_tokens_and_foretells_its_whole_pass(k
     assert warmup.warmup_s < 5
 
 
+def test_a_fast_stream_goes_through_its_requests_more_than_once(known_system, clock):
+    system = known_system(lambda k: 0.02, lambda k: 0.011, clock=clock)
+    warmup = warm_up(system, CHAT, effort="standard")
+    assert warmup.repeats == 10  # of 0.053 s, to last the 0.5 s that a standard pass should
+    trace = measure_pass(system, CHAT, 0, repeats=3).trace
+    assert trace.num_outputs == 3 * CHAT.new_tokens
+    assert len({request.prompt for request in system.served[-1].requests}) == 3
+    assert system.served[-1].requests[0] == CHAT.draw(0).requests[0]  # what a slower recipe runs in the same block
+
+
 def test_server_load_is_never_shortened(known_system, clock):
     spec = WorkloadSpec("server", "server", prompt_tokens=8, new_tokens=4, num_requests=20, rate_per_s=2.0)
     warmup = warm_up(known_system(lambda k: 0.01, clock=clock), spec, effort="quick")
     assert warmup.token_share == 1
+    assert warmup.repeats == 1
     assert warmup.pass_s > 1
 
 

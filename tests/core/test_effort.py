@@ -6,7 +6,15 @@ from labkit.core.inference import MAX_BLOCKS, MIN_BLOCKS
 
 def test_more_effort_never_means_less_of_anything():
     quick, standard, rigorous = EFFORTS["quick"], EFFORTS["standard"], EFFORTS["rigorous"]
-    for key in ("warmup_cap_s", "min_blocks", "max_blocks", "target_pass_s", "quality_tokens", "proof_prompts"):
+    for key in (
+        "warmup_cap_s",
+        "min_blocks",
+        "max_blocks",
+        "target_pass_s",
+        "min_pass_s",
+        "quality_tokens",
+        "proof_prompts",
+    ):
         assert getattr(quick, key) <= getattr(standard, key) <= getattr(rigorous, key), key
 
 
@@ -23,3 +31,8 @@ def test_a_published_table_rests_on_five_processes_and_thirty_blocks():
 @pytest.mark.parametrize(("pass_s", "share"), [(0.1, 1.0), (0.5, 1.0), (1.0, 0.5), (50.0, 0.01)])
 def test_only_slow_recipes_run_fewer_tokens(pass_s, share):
     assert EFFORTS["quick"].token_share(pass_s) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("pass_s", "repeats"), [(10.0, 1), (0.1, 1), (0.06, 2), (0.01, 10), (1e-6, 64), (0.0, 64)])
+def test_only_fast_recipes_run_their_requests_again(pass_s, repeats):
+    assert EFFORTS["quick"].repeats(pass_s) == repeats

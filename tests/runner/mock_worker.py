@@ -133,12 +133,12 @@ class MockMachine:
 
     def warm_up(self, system: MockSystem, spec: WorkloadSpec, *, effort: str) -> measure.Warmup:
         self._habits = system.habits
-        return measure.Warmup(0.5, True, 3, 0.002, 1.0, (0.01, 0.01, 0.01))
+        return measure.Warmup(0.5, True, 3, 0.002, 1.0, 1, (0.01, 0.01, 0.01))
 
     def measure_pass(
-        self, system: MockSystem, spec: WorkloadSpec, index: int, *, token_share: float
+        self, system: MockSystem, spec: WorkloadSpec, index: int, *, token_share: float, repeats: int
     ) -> measure.Measured:
-        trace, _ = self._serve(system, spec, index, token_share=token_share)
+        trace, _ = self._serve(system, spec, index, token_share=token_share, repeats=repeats)
         self._num_passes += 1
         return measure.Measured(trace, 0.5 if self._num_passes <= int(self._habits.get("busy", 0)) else 0.0)
 
