@@ -150,7 +150,10 @@ def measure_pass(
 ) -> Measured:
     """Measure pass `index` (0 or more): prompts drawn and prepared outside the clock, garbage collection off inside it.
 
-    A pass that would be too short to be told from noise goes through its requests `repeats` times, with new prompts.
+    Before it the System moves to other memory, so that the pages it happened to get do not pass for its speed. A pass
+    that would be too short to be told from noise goes through its requests `repeats` times, with new prompts. Source:
+    Mytkowicz et al., Producing Wrong Data Without Doing Anything Obviously Wrong (2009); Curtsinger and Berger,
+    STABILIZER (2013).
 
     Raises:
         UsageError: the System cannot serve the workload. ValueError: a negative index, which warm-up passes have.
@@ -158,6 +161,7 @@ def measure_pass(
     if index < 0:
         raise ValueError(f"index: expected 0 or more, got {index}; negative ones are for warm-up")
     fitting = shortened(spec, token_share)
+    system.relocate()
     return _pass(system, replace(fitting, num_requests=repeats * fitting.num_requests), index)
 
 

@@ -24,6 +24,9 @@ class NullSystem:
         """Nothing to prepare."""
         return workload
 
+    def relocate(self) -> None:
+        """Nothing is held."""
+
     def serve(self, prepared: Workload) -> Trace:
         """One time stamp an output, and no work."""
         start_ns = time.perf_counter_ns()

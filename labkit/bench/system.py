@@ -18,6 +18,13 @@ class System(Protocol):
             UsageError: a request that this System cannot serve.
         """
 
+    def relocate(self) -> None:
+        """Move what is read over and over to other memory, where that is possible; not timed.
+
+        Which pages a process happened to get makes it faster or slower than its twin by some percent for as long as it
+        lives. Moved before every pass, they are noise that intervals account for, and no bias.
+        """
+
     def serve(self, prepared: Any) -> Trace:
         """Serve the prepared requests, the clock running from the call; ignores end-of-sequence so work is equal."""
 

@@ -376,6 +376,24 @@ def finish(model: nn.Module) -> None:
         layer.step_bytes = step_bytes
 
 
+@torch.no_grad()
+def relocate(model: nn.Module) -> None:
+    """Move all weights of a finished model to other memory, tensor by tensor; what shares memory goes on sharing it."""
+    moved: dict[int, Tensor] = {}
+
+    def move(tensor: Tensor) -> Tensor:
+        key = tensor.data_ptr()
+        if key not in moved:
+            moved[key] = tensor.clone()
+        return moved[key]
+
+    for parameter in model.parameters():
+        parameter.data = move(parameter.data)
+    for module in model.modules():
+        if isinstance(module, KernelLayer):
+            module.packed = {name: tuple(map(move, tensors)) for name, tensors in module.packed.items()}
+
+
 def _power_of_two(number: int) -> int:
     """The least that is not below it."""
     return 1 << (number - 1).bit_length()

@@ -87,6 +87,9 @@ class Peer(ABC):
             )
         return prepared
 
+    def relocate(self) -> None:  # noqa: B027  # most engines have nothing to override
+        """Nothing: where another engine keeps its weights is its own affair, unless it lets us move them."""
+
     def serve(self, prepared: Prepared) -> Trace:
         """Serve the requests in order of arrival, batch by batch; the clock runs from the call."""
         start_ns = time.perf_counter_ns()

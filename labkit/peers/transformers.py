@@ -78,6 +78,12 @@ class TransformersPeer(Peer):
             )
         return [tuple(row) for row in out[:, longest:].tolist()]
 
+    def relocate(self) -> None:
+        """See System."""
+        if self.settings.device == "cpu":
+            for parameter in self._model.parameters():  # a tied one is listed once
+                parameter.data = parameter.data.clone()
+
     def facts(self) -> Mapping[str, Any]:
         """Weights as loaded (a tied head counted once), threads as torch reports them, and what was run."""
         import torch

@@ -54,6 +54,9 @@ class KnownSystem:
     def prepare(self, workload):
         return workload
 
+    def relocate(self):
+        pass
+
     def serve(self, prepared):
         self.served.append(prepared)
         start_s = self._clock.perf_counter()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from labkit.model import choice, linear
-from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear, joined
+from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear, finish, joined, relocate
 from labkit.model.native import build
 from labkit.optimizations.quantize import round_groups, round_rows
 
@@ -111,6 +111,24 @@ def test_the_choice_of_kernel_is_made_once_for_a_shape_and_recorded(fresh_choice
     (chosen,) = choice.CHOICES.values()
     assert chosen.seconds > 0
     assert {rows: kernel.name for rows, kernel in second.kernels.items()} == {3: chosen.kernel, 4: chosen.kernel}
+
+
+def test_relocated_weights_are_equal_elsewhere_and_what_was_shared_stays_shared() -> None:
+    model = torch.nn.ModuleDict({"a": quantized(8), "b": quantized(4), "c": Linear(128, 5), "d": Linear(128, 5)})
+    torch.nn.init.normal_(model["c"].weight)
+    finish(model)
+    model["d"].weight = torch.nn.Parameter(model["c"].weight, requires_grad=False)
+    x = torch.randn(3, 128)
+    before = [layer(x) for layer in model.values()]
+    places = {tensor.data_ptr() for layer in model.values() for tensors in layer.packed.values() for tensor in tensors}
+    places.add(model["c"].weight.data_ptr())
+    relocate(model)
+    now = {tensor.data_ptr() for layer in model.values() for tensors in layer.packed.values() for tensor in tensors}
+    assert model["c"].weight.data_ptr() == model["d"].weight.data_ptr()
+    assert len(now) + 1 == len(places)
+    assert model["c"].weight.data_ptr() not in places
+    for old, layer in zip(before, model.values(), strict=True):
+        torch.testing.assert_close(layer(x), old)
 
 
 def test_packed_layers_take_the_bytes_of_their_bits() -> None:

@@ -46,6 +46,9 @@ class MockSystem:
     def prepare(self, workload: Workload) -> Workload:
         return workload
 
+    def relocate(self) -> None:
+        pass
+
     def serve(self, prepared: Workload) -> Trace:
         start = time.perf_counter_ns()
         stamp_s = time.time()
