@@ -116,6 +116,17 @@ def ceilings(device: str, folder: Path, threads: int | None = None) -> Ceilings:
     return measured
 
 
+def known_ceilings(device: str, folder: Path) -> Ceilings | None:
+    """Ceilings of this machine that were measured before, those of most CPU threads; None where there are none.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    paths = folder.glob(f"ceilings-{machine(device).fingerprint}-{device}-*.json")
+    ordered = sorted(paths, key=lambda path: int(path.stem.rpartition("-")[2]))
+    return _read(ordered[-1]) if ordered else None
+
+
 def _read(path: Path) -> Ceilings | None:
     """The cached Ceilings; None where there are none, or none that can be read: they can be measured again."""
     try:

@@ -69,9 +69,17 @@ def decide(
 
 
 def decide_pairs(
-    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, alpha: float = 0.01, min_effect: float = 0.02
+    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    alpha: float = 0.01,
+    min_effect: float = 0.02,
+    luck: float = 0.0,
 ) -> dict[str, Decision]:
-    """As `decide`, for candidates that were each measured in blocks of their own: (baseline's rates there, its own)."""
+    """As `decide`, for candidates that were each measured in blocks of their own: (baseline's rates there, its own).
+
+    `luck` is a log ratio that two processes of one recipe may differ by throughout: no effect up to it counts, and
+    where it is above `min_effect` nothing is the same.
+    """
     base_rates = {name: _as_rates("baseline", base) for name, (base, _) in pairs.items()}
     rates = {name: _as_rates(name, values) for name, (_, values) in pairs.items()}
     for name, values in rates.items():
@@ -84,7 +92,7 @@ def decide_pairs(
         log_ratio = sign_flip_interval(log_ratios[name], level=1 - alpha)
         noise = max(aa_noise(base_rates[name]), aa_noise(rates[name]))
         verdict, reason = _judge(
-            log_ratio, p_adjusted, noise, alpha=alpha, min_effect=min_effect, num_candidates=len(rates)
+            log_ratio, p_adjusted, noise, alpha=alpha, min_effect=min_effect, num_candidates=len(rates), luck=luck
         )
         decisions[name] = Decision(
             ratio=_exp(log_ratio),
@@ -105,6 +113,7 @@ def _judge(
     alpha: float,
     min_effect: float,
     num_candidates: int,
+    luck: float,
 ) -> tuple[Verdict, str]:
     num_blocks, size, limit = log_ratio.num_samples, abs(log_ratio.value), math.log1p(min_effect)
     ratio = _exp(log_ratio)
@@ -112,15 +121,21 @@ def _judge(
     if num_blocks < MIN_BLOCKS:
         return "cannot tell", f"any verdict needs {MIN_BLOCKS} blocks, {MIN_BLOCKS - num_blocks} are missing"
     is_significant = p_adjusted <= alpha
-    if is_significant and size >= max(limit, noise):
+    if is_significant and size >= max(limit, noise, luck):
         verdict: Verdict = "faster" if log_ratio.value > 0 else "slower"
         return verdict, f"{interval} excludes 1, with adjusted p = {p_adjusted:.2g} over {num_blocks} blocks"
-    if log_ratio.level >= 1 - alpha and max(-log_ratio.low, log_ratio.high) < limit:
+    if luck <= limit and log_ratio.level >= 1 - alpha and max(-log_ratio.low, log_ratio.high) < limit:
         return "same", f"{interval} lies inside ±{100 * min_effect:.3g} %"
     num_resolving = smallest_resolving_blocks(num_candidates, alpha=alpha)
     if num_blocks < num_resolving:
         reason = f"p <= {alpha:g} across {num_candidates} candidates needs {num_resolving} blocks"
         return "cannot tell", f"{reason}, {num_resolving - num_blocks} are missing"
+    if luck > limit and size < luck:
+        within = f"within ±{100 * math.expm1(luck):.2g} %, by which two processes of one recipe can differ"
+        return (
+            "cannot tell",
+            f"the ratio, {ratio.value:.4g}, is {within}: use the effort standard, which starts several",
+        )
     if is_significant and size >= limit:
         within = f"within the session's A/A noise of ±{100 * math.expm1(noise):.2g} %"
         return "cannot tell", f"the ratio, {ratio.value:.4g}, is {within}"

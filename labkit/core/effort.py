@@ -19,7 +19,8 @@ class Effort:
         min_blocks, max_blocks: range in which a pilot fixes the number of blocks; equal where it has no say.
         target_pass_s: length of one pass in seconds above which a recipe runs fewer tokens.
         min_pass_s: length of one pass in seconds below which a single stream runs its requests more than once.
-        num_processes: fresh processes that the blocks of each recipe are spread over.
+        num_processes: fresh processes that the blocks of each recipe are spread over; where there are several, each is
+            one observation, since its blocks share its luck with memory.
         quality_tokens: tokens on which the output is compared with the fp32 reference.
         proof_prompts: prompts on which exact techniques are proven to leave the output as it was.
     """
@@ -64,7 +65,7 @@ EFFORTS: dict[str, Effort] = {
             max_blocks=MAX_BLOCKS,
             target_pass_s=2.0,
             min_pass_s=0.5,
-            num_processes=1,
+            num_processes=10,
             quality_tokens=4096,
             proof_prompts=16,
         ),
@@ -75,7 +76,7 @@ EFFORTS: dict[str, Effort] = {
             max_blocks=MAX_BLOCKS,
             target_pass_s=4.0,
             min_pass_s=1.0,
-            num_processes=5,
+            num_processes=15,
             quality_tokens=16384,
             proof_prompts=32,
         ),

@@ -34,11 +34,13 @@ class Pass:
     """One measured pass: the block of the interleaved session it stood in, its raw Trace, its share of alien work.
 
     `contention` is the share of the machine's core time that other processes or the hypervisor took meanwhile (0 … 1).
+    `process` numbers the fresh processes that the session's recipes had at the time, one for each recipe.
     """
 
     block: int
     trace: Trace
     contention: float = 0.0
+    process: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class Run:
                     f"this labkit reads up to {SCHEMA}; upgrade labkit"
                 )
             fields["passes"] = tuple(
-                Pass(item["block"], Trace.of(item["trace"]), item["contention"]) for item in fields["passes"]
+                Pass(item["block"], Trace.of(item["trace"]), item["contention"], item.get("process", 0))
+                for item in fields["passes"]
             )
             fields["faults"] = tuple(Fault(**fault) for fault in fields["faults"])
             return cls(**fields)

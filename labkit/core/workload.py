@@ -129,13 +129,29 @@ def workload(
     """
     if name not in WORKLOADS:
         raise UsageError.unknown("workload", name, WORKLOADS)
-    spec = WORKLOADS[name]
+    spec = replace(WORKLOADS[name], seed=seed)
+    return resized(spec, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch, rate_per_s=rate_per_s)
+
+
+def resized(
+    spec: WorkloadSpec,
+    *,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
+    batch: int | None = None,
+    rate_per_s: float | None = None,
+) -> WorkloadSpec:
+    """A workload with some of its sizes replaced; `batch` above 1 sends that many requests at once.
+
+    Raises:
+        UsageError: a size is out of range.
+    """
     changes: dict[str, Any] = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "rate_per_s": rate_per_s}
     if batch is not None:
         changes["num_requests"] = batch
         if spec.scenario == "single_stream" and batch != 1:
             changes["scenario"] = "offline"
-    return replace(spec, seed=seed, **{key: value for key, value in changes.items() if value is not None})
+    return replace(spec, **{key: value for key, value in changes.items() if value is not None})
 
 
 def _excerpt(text: str, start: int, length: int) -> str:

@@ -107,9 +107,9 @@ class Round:
         return self._calibrations_s[-1] if self._calibrations_s else math.nan
 
 
-def pass_of(block: int, answer: Event) -> Pass:
+def pass_of(block: int, answer: Event, process: int = 0) -> Pass:
     """The Pass that a worker's answer tells of."""
-    return Pass(block, Trace.of(answer["trace"]), answer["contention"])
+    return Pass(block, Trace.of(answer["trace"]), answer["contention"], process)
 
 
 def _log_rate(answer: Event) -> float:

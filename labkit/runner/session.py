@@ -13,6 +13,7 @@ from typing import Literal
 from labkit.core import paths
 from labkit.core.effort import EFFORTS
 from labkit.core.errors import StoreError
+from labkit.core.inference import smallest_resolving_blocks
 from labkit.core.machine import machine
 from labkit.core.run import Run
 from labkit.runner.blocks import Live, Round, pass_of
@@ -104,7 +105,7 @@ class _Measurement:
         )
         self._rng = random.Random(f"{plan.seed}/order")
         self._indices = count()  # of the workload's draws: no two blocks share a prompt
-        self._next_block = 0
+        self._next_block = self._num_blocks = 0
         self._last_checkpoint_s = time.monotonic()
 
     def run(self, crew: Crew) -> None:
@@ -121,14 +122,17 @@ class _Measurement:
         self._header = replace(self._header, model=forecast["model"])
         needs = [Need(**need) for need in forecast["needs"]]
         groups = plan_rounds(needs, forecast["free_bytes"])
-        rounds = [[self._subjects[i] for i in group] for group in groups for _ in range(self._effort.num_processes)]
+        num_processes = self._effort.num_processes
+        if num_processes > 1:  # each is one observation, and fewer could not tell so many candidates apart
+            num_processes = max(num_processes, smallest_resolving_blocks(max(1, len(self._subjects) - 1)))
+        rounds = [[self._subjects[i] for i in group] for group in groups for _ in range(num_processes)]
         first = self._start(crew, rounds[0])  # they import what they need while the scout computes the reference
         self._prove(crew, scout)
         for number, subjects in enumerate(rounds):
             self._report.enter(number, len(rounds))
             lives = self._open(crew, first if number == 0 else self._start(crew, subjects))
             if lives:
-                self._measure(Round(crew, lives, rng=self._rng, indices=self._indices))
+                self._measure(Round(crew, lives, rng=self._rng, indices=self._indices), number, num_processes)
             crew.close([live.worker for live in lives if live.subject.is_measuring])  # others have ended already
             for subject in subjects:
                 if not any(subject in later for later in rounds[number + 1 :]):
@@ -181,15 +185,24 @@ class _Measurement:
                 continue
             with subject.guard():
                 self._report(0.15 + 0.25 * number / len(lives), f"warming up {subject.entry.label}")
-                answer = crew.ask(live.worker, "warm", timeout_s=_STAGE_TIMEOUT_S, spec=spec, effort=effort)
+                answer = crew.ask(
+                    live.worker,
+                    "warm",
+                    timeout_s=_STAGE_TIMEOUT_S,
+                    spec=spec,
+                    effort=effort if not subject.ready else "quick",  # what it is like is known from the first process
+                    is_first=not subject.ready,
+                )
                 subject.warm(answer)
                 warm.append(replace(live, calibrations_s=answer["calibrations_s"]))
         return warm
 
-    def _measure(self, lap: Round) -> None:
+    def _measure(self, lap: Round, process: int, num_processes: int) -> None:
         """Measure blocks until there are enough that nothing disturbed."""
         self._report(0.4, "finding out how many blocks it takes")
-        num_blocks = -(-lap.num_blocks(self._effort) // self._effort.num_processes)
+        if process % num_processes == 0:  # the first of its kind; those after it take as many
+            self._num_blocks = -(-lap.num_blocks(self._effort) // num_processes)
+        num_blocks = self._num_blocks
         num_spare = max(1, int(_MAX_RERUNS * num_blocks))
         num_done = 0
         while num_done < num_blocks and lap.live:
@@ -200,7 +213,7 @@ class _Measurement:
                 continue
             for subject, answer in block.answers.items():
                 subject.keep(
-                    pass_of(self._next_block, answer),
+                    pass_of(self._next_block, answer, process),
                     block.calibrations,
                     machine_noise=lap.noise,
                     peak_memory_bytes=answer["peak_memory_bytes"],

@@ -8,7 +8,7 @@ Commands on stdin, events on stdout, one JSON line each:
     forecast  {orders, spec}            → forecast {model, needs, free_bytes}
     reference {orders, effort}          → proofs {proofs}
     load      {order}                   → loaded
-    warm      {spec, effort}            → ready {pass_s, token_share, repeats, calibrations_s, build, quality, cost,
+    warm      {spec, effort, is_first}  → ready {pass_s, token_share, repeats, calibrations_s, build, quality, cost,
                                                  limit, prediction}
     pass      {index, token_share, repeats} → trace {trace, contention, peak_memory_bytes}
     calibrate                           → calibration {seconds}
@@ -77,8 +77,8 @@ class Worker:
         self._target = self._stack.enter_context(self._opener.open(self._order))
         self._channel.send("loaded")
 
-    def _warm(self, *, spec: dict[str, Any], effort: str) -> None:
-        """Warm up, then gather everything a Run says besides its passes."""
+    def _warm(self, *, spec: dict[str, Any], effort: str, is_first: bool) -> None:
+        """Warm up, then gather everything a Run says besides its passes; its first process says all of it."""
         from labkit.bench.ceilings import ceilings
         from labkit.bench.limit import limit, predict
         from labkit.bench.measure import shortened, warm_up
@@ -90,8 +90,9 @@ class Worker:
         facts = {**system.facts(), **self._target.process, "load_s": self._target.load_s}
         cost = system.cost(shortened(self._spec, warmup.token_share))  # of the work that measured passes do
         # a System that states no cost, as other projects' engines, has neither limit nor prediction
-        roof = ceilings(device, Path(self._order.cache_folder), facts.get("threads")) if cost.phases else None
-        quality = dict(system.quality(effort))
+        has_roof = is_first and cost.phases
+        roof = ceilings(device, Path(self._order.cache_folder), facts.get("threads")) if has_roof else None
+        quality = dict(system.quality(effort)) if is_first else {}
         forget_peak_memory(device)  # what building, quality and ceilings took for a moment is not what serving takes
         self._channel.send(
             "ready",

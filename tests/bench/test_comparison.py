@@ -32,7 +32,7 @@ def run(id, speed, *, seed=0, noise=0.002, **changes):
         "device": "cpu",
         "machine": {"fingerprint": "f"},
         "effort": "quick",
-        "passes": tuple(Pass(block, trace(value)) for block, value in enumerate(speeds)),
+        "passes": tuple(Pass(block, trace(value), process=block) for block, value in enumerate(speeds)),
     }
     return Run(**{**fields, **changes})
 
@@ -99,8 +99,10 @@ def test_cpu_and_cuda_of_one_host_compare():
 
 def test_recipes_that_ran_fewer_tokens_are_compared_by_their_decoding():
     slow = run("base", 2, token_share=0.1)
-    slow = replace(slow, passes=tuple(Pass(block, trace(2, num_outputs=3)) for block in range(NUM_BLOCKS)))
-    fast = replace(run("fast", 4), passes=tuple(Pass(block, trace(4)) for block in range(NUM_BLOCKS)))
+    slow = replace(
+        slow, passes=tuple(Pass(block, trace(2, num_outputs=3), process=block) for block in range(NUM_BLOCKS))
+    )
+    fast = replace(run("fast", 4), passes=tuple(Pass(block, trace(4), process=block) for block in range(NUM_BLOCKS)))
     comparison = compare([slow, fast])
     assert comparison.metric == "decode_tok_per_s"
     assert comparison.rows[0].decision.ratio.value == pytest.approx(2)
@@ -171,3 +173,29 @@ def test_a_block_that_the_baseline_lacks_is_refused():
     base, fast = run("base", 100), run("fast", 200)
     row = compare([replace(base, passes=base.passes[1:]), fast]).rows[0]
     assert row.refusal == "measured in other blocks than the baseline"
+
+
+def test_one_process_each_may_owe_a_small_difference_to_luck():
+    def lone(id, speed):
+        made = run(id, speed)
+        return replace(made, passes=tuple(replace(one, process=0) for one in made.passes))
+
+    rows = compare([lone("base", 100), lone("near", 104), lone("same", 100), lone("far", 120)]).rows
+    assert [row.decision.verdict for row in rows] == ["cannot tell", "cannot tell", "faster"]
+    assert "two processes of one recipe can differ" in rows[0].decision.reason
+
+
+def test_blocks_of_one_process_are_one_observation():
+    def spread(id, speed, *, luck):
+        made = run(id, speed, noise=0.001)
+        rng = np.random.default_rng([1, *id.encode()])
+        lucks = np.exp(luck * rng.standard_normal(8))
+        passes = [
+            Pass(block, trace(speed * lucks[block // 3] * np.exp(0.001 * rng.standard_normal())), process=block // 3)
+            for block in range(24)
+        ]
+        return replace(made, passes=tuple(passes))
+
+    row = compare([spread("base", 100, luck=0.01), spread("other", 100, luck=0.01)]).rows[0]
+    assert row.decision.num_blocks == 8
+    assert row.decision.ratio.low < 1 < row.decision.ratio.high

@@ -25,6 +25,7 @@ def test_every_effort_can_reach_a_verdict():
 
 def test_a_published_table_rests_on_five_processes_and_thirty_blocks():
     assert EFFORTS["rigorous"].num_processes >= 5
+    assert EFFORTS["standard"].num_processes >= MIN_BLOCKS  # each is one observation
     assert EFFORTS["rigorous"].min_blocks == 30
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from labkit.core.effort import EFFORTS
 from labkit.core.errors import UsageError
 from labkit.core.inference import smallest_resolving_blocks
 from labkit.core.run import Run
@@ -144,7 +145,9 @@ def test_what_does_not_fit_even_alone_is_refused_with_both_figures(mock_lab: Moc
 def test_rigorous_blocks_are_spread_over_fresh_processes(mock_lab: MockLab) -> None:
     (run,) = mock_lab.measure("kv_cache", effort="rigorous")
     assert len(run.passes) == 30
-    assert len({line["pid"] for line in passes_of(mock_lab)}) == 5
+    assert len({line["pid"] for line in passes_of(mock_lab)}) == EFFORTS["rigorous"].num_processes
+    assert [one.process for one in run.passes] == sorted(one.process for one in run.passes)
+    assert {one.process for one in run.passes} == set(range(EFFORTS["rigorous"].num_processes))
 
 
 def test_a_pilot_sets_the_number_of_blocks_and_is_thrown_away(mock_lab: MockLab) -> None:
