@@ -12,10 +12,10 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from labkit.core import paths
-from labkit.core.errors import StoreError, UsageError
+from labkit.core.errors import StoreError, Unavailable, UsageError
 from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
 from labkit.core.workload import workload as named_workload
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.bench.comparison import Comparison
+    from labkit.ui.panel.panel import Panel
 
 _COLUMNS = ("id", "group", "created_utc", "model", "workload", "device", "recipe", "effort", "state")
 _METRICS = ("output_tok_per_s", "ttft_s", "tpot_s", "e2e_s")
@@ -60,8 +61,31 @@ class Lab:
         self.model, self.devices, self.effort = model, tuple(devices), effort
         self.spec = workload if isinstance(workload, WorkloadSpec) else named_workload(workload)
         self.home = home or paths.home()
+        self.problems: tuple[str, ...] = ()  # why the history lacks what was measured last
         self._worker_command = worker_command
         self._runs: tuple[Run, ...] = ()
+
+    def replace(
+        self,
+        *,
+        model: str | None = None,
+        devices: Sequence[str] | None = None,
+        workload: str | WorkloadSpec | None = None,
+        effort: str | None = None,
+    ) -> Self:
+        """A Lab with some settings replaced, over the same history.
+
+        Raises:
+            UsageError: no such workload.
+        """
+        return type(self)(
+            model=model or self.model,
+            devices=devices or self.devices,
+            workload=workload or self.spec,
+            effort=effort or self.effort,
+            home=self.home,
+            worker_command=self._worker_command,
+        )
 
     def run(
         self, recipe: str = "", *, on_progress: OnProgress | None = None, cancel: threading.Event | None = None
@@ -74,16 +98,22 @@ class Lab:
         return self._measure((recipe,), self.devices[:1], on_progress, cancel)[0]
 
     def measure(
-        self, recipes: Sequence[str], *, on_progress: OnProgress | None = None, cancel: threading.Event | None = None
+        self,
+        recipes: Sequence[str],
+        *,
+        on_progress: OnProgress | None = None,
+        cancel: threading.Event | None = None,
+        warn: bool = True,
     ) -> tuple[Run, ...]:
         """Measure recipes against each other on every device, interleaved; the first of them is the baseline.
 
-        A history that cannot be written becomes a Python warning; the Runs are returned all the same.
+        A history that cannot be written is told in `problems`, and with `warn` by a Python warning; the Runs are
+        returned all the same.
 
         Raises:
             UsageError: a recipe, the model or a device cannot be had.
         """
-        return self._measure(tuple(recipes), self.devices, on_progress, cancel)
+        return self._measure(tuple(recipes), self.devices, on_progress, cancel, warn=warn)
 
     def compare(
         self, recipes: Sequence[str], *, on_progress: OnProgress | None = None, cancel: threading.Event | None = None
@@ -105,24 +135,49 @@ class Lab:
         """
         import pandas as pd
 
-        with Store(self.home / FILE_NAME) as store:
-            rows = [_row(run) for run in store.runs(limit=limit)]
-        return pd.DataFrame(rows, columns=[*_COLUMNS, *_METRICS])
+        return pd.DataFrame([_row(run) for run in self.stored(limit=limit)], columns=[*_COLUMNS, *_METRICS])
 
-    def report(self, path: str | Path) -> Path:
-        """Write a self-contained HTML page about what this Lab measured last.
+    def stored(self, *, limit: int | None = None) -> tuple[Run, ...]:
+        """Every stored Run, newest first, with its raw samples.
 
         Raises:
-            UsageError: nothing has been measured yet.
+            StoreError: the history cannot be read.
         """
-        from labkit.bench.comparison import compare
-        from labkit.ui.report import html
+        with Store(self.home / FILE_NAME) as store:
+            return store.runs(limit=limit)
+
+    def panel(self, *, recipe: str = "kv_cache", beside: Sequence[str] = ("",)) -> "Panel":
+        """Toggles, Run and views in a notebook, with this Lab's settings to begin with.
+
+        Args:
+            recipe: what is switched on at first.
+            beside: recipes that every measurement holds besides; the first is the baseline.
+
+        Raises:
+            Unavailable: the packages of the extra `notebooks` are not installed.
+        """
+        try:
+            from labkit.ui.panel.panel import Panel
+        except ImportError as error:
+            raise Unavailable(
+                f"a panel was asked for; {error.name} is not installed; remedy: pip install 'labkit[notebooks]'"
+            ) from None
+        return Panel(self, recipe=recipe, beside=beside)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a report of what this Lab measured last, in the format of the file's name: html, md, csv or ipynb.
+
+        Raises:
+            UsageError: nothing has been measured yet, or the file cannot be of such a format.
+        """
+        from labkit.ui import document
 
         if not self._runs:
             raise UsageError("a report was asked for, this Lab has measured nothing; call run or compare first")
-        comparisons = [compare(self._runs)] if len(self._runs) > 1 else []
         path = Path(path)
-        path.write_text(html(self._runs, *comparisons), encoding="utf-8")
+        kind = document.report_kind(path)
+        document.check_target(str(path))
+        document.write_report(self._runs, document.comparisons_of(self._runs), path, kind)
         return path
 
     def _measure(
@@ -131,13 +186,15 @@ class Lab:
         devices: tuple[str, ...],
         on_progress: OnProgress | None,
         cancel: threading.Event | None,
+        *,
+        warn: bool = True,
     ) -> tuple[Run, ...]:
         plan = Plan(model=self.model, spec=self.spec, recipes=recipes, devices=devices, effort=self.effort)
-        problems = []
+        self.problems = ()
         try:
             store = Store(self.home / FILE_NAME)
         except StoreError as error:
-            store, problems = None, [str(error)]
+            store, self.problems = None, (str(error),)
         with store or nullcontext():
             session = Session(
                 store=store,
@@ -146,7 +203,8 @@ class Lab:
                 environment={"LABKIT_HOME": str(self.home)},
             )
             self._runs = session.measure(plan, on_progress=on_progress, cancel=cancel)
-        for problem in (*problems, *session.warnings):
+        self.problems += tuple(session.warnings)
+        for problem in self.problems if warn else ():
             warnings.warn(problem, stacklevel=3)
         return self._runs
 

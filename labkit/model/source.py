@@ -81,6 +81,19 @@ def open_model(name: str) -> ModelSource:
     raise UsageError.unknown("model", name, MODELS, remedy="or name a checkpoint folder, or a hub model as org/name")
 
 
+def sizes_of(name: str) -> ModelConfig | None:
+    """Sizes of a model that is at hand, without opening or generating weights; None where they are not known here.
+
+    Raises:
+        CheckpointError: the folder's config.json cannot be read or is of a family that labkit does not run.
+    """
+    if name in SHAPES:
+        return ModelConfig.from_dict(SHAPES[name])
+    folder = data_path("models", EMBEDDED) if name == EMBEDDED else Path(os.path.expanduser(name))
+    path = folder / "config.json"
+    return ModelConfig.from_dict(read_json(path)) if name and path.is_file() else None
+
+
 def _opened(name: str, folder: Path, origin: str, *, has_random_weights: bool = False) -> ModelSource:
     config = ModelConfig.from_dict(read_json(folder / "config.json"))
     checkpoint = Checkpoint.open(folder)

@@ -10,6 +10,7 @@ from labkit.core.run import Run
 from labkit.core.stats import FloatArray
 from labkit.ui import units
 from labkit.ui.figure import LIGHT, Picture, Theme, canvas, caption, plain_legend, style
+from labkit.ui.forecast import Forecast
 from labkit.ui.marks import BAR_HEIGHT, Drawn, annotate, bars, ecdf, recipe_ticks, unit_ticks
 from labkit.ui.readings import QUALITY, labels, limit_of, quality_measure, value
 
@@ -48,6 +49,21 @@ def throughput(runs: Sequence[Run], comparison: Comparison | None, *, theme: The
     if limit is not None:
         finding += f"; the machine's limit for it is {units.rate(limit)}"
     return Picture("throughput", "Throughput", finding + ".", figure)
+
+
+def ahead(runs: Sequence[Run], forecast: Forecast, *, theme: Theme = LIGHT) -> Picture:
+    """Decode rates that were measured, and hollow below them what the switched-on recipe should reach at its limit."""
+    drawn = _drawn(runs, theme, "decode_tok_per_s")
+    figure, (ax,) = canvas(theme, height_in=_HEAD_IN + _BAR_IN * (len(drawn) + 1))
+    bars(ax, drawn, "decode_tok_per_s", theme, ratios={})
+    at, name = len(drawn), forecast.recipe or "baseline"
+    ax.barh(at, forecast.predicted_per_s, height=BAR_HEIGHT, facecolor="none", edgecolor=theme.ink, linestyle="--")
+    ax.plot([forecast.limit_per_s] * 2, [at - 0.36, at + 0.36], color=theme.ink, linewidth=2, solid_capstyle="butt")
+    annotate(ax, f"{units.number(forecast.predicted_per_s)} expected", forecast.limit_per_s, at, theme)
+    recipe_ticks(ax, [*(name for name, _, _ in drawn), f"{name} (switched on)"], theme)
+    ax.set_xlim(0, max(ax.get_xlim()[1] if drawn else 0, 1.4 * forecast.limit_per_s))
+    caption(ax, theme, x="decode tokens per second  (dashed: expected, upright mark: the machine's limit)")
+    return Picture("forecast", "Switched on", f"{name}: {forecast.text}", figure)
 
 
 def latency(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:

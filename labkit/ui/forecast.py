@@ -1,0 +1,64 @@
+"""Forecast: what can be said of a Recipe before it is measured: its bytes, the machine's limit, the predicted rate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.bench.ceilings import known_ceilings
+from labkit.bench.limit import limit, predict
+from labkit.core.errors import LabkitError
+from labkit.core.workload import WorkloadSpec
+from labkit.engine.cost import DecoderCost
+from labkit.model.source import sizes_of
+from labkit.optimizations import bind
+from labkit.ui import units
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A Recipe that is switched on, and what it should do; rates are of decoding, in tokens per second."""
+
+    recipe: str
+    device: str
+    weights_bytes: float
+    bound: str
+    limit_per_s: float
+    predicted_per_s: float
+
+    @property
+    def text(self) -> str:
+        """The forecast as a sentence."""
+        return (
+            f"Not measured yet: weights {units.size(self.weights_bytes)}; decoding is bound by {self.bound}, at most "
+            f"{units.rate(self.limit_per_s)} on this machine; {units.rate(self.predicted_per_s)} are expected"
+            f" before what kernels add."
+        )
+
+
+def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_folder: Path) -> Forecast | None:
+    """What the cost model says of a Recipe; None without known sizes or ceilings, or without any decoding.
+
+    Raises:
+        UsageError: the Recipe is none.
+    """
+    bound = bind(recipe)
+    try:
+        sizes, ceilings = sizes_of(model), known_ceilings(device, cache_folder)
+    except LabkitError:  # a device or a folder that is gone: measuring will say so, a forecast is only left out
+        return None
+    if sizes is None or ceilings is None or spec.new_tokens < 2:
+        return None
+    cost = DecoderCost.baseline(sizes, spec)
+    for optimization in bound.optimizations:
+        cost = optimization.cost(cost)
+    phases = cost.phases()
+    most: Mapping[str, Any] = limit(phases, ceilings)
+    return Forecast(
+        recipe=bound.recipe.text,
+        device=device,
+        weights_bytes=cost.weights_bytes,
+        bound=most["decode"]["bound"],
+        limit_per_s=most["decode_tok_per_s"],
+        predicted_per_s=predict(phases, ceilings)["decode_tok_per_s"],
+    )

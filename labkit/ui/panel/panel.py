@@ -1,0 +1,366 @@
+"""Panel: switch techniques on, press Run, and see what they did. The face of a Lab in a notebook.
+
+The thread that answers clicks only reads widgets, starts and cancels: measuring is done by worker processes, which a
+thread of its own waits for, and which report between passes, at most five times a second.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import ipywidgets as widgets
+
+from labkit.core.errors import LabkitError
+from labkit.core.run import Run
+from labkit.core.workload import WorkloadSpec
+from labkit.runner.plan import Progress
+from labkit.runner.session import OnProgress
+from labkit.ui import prose, show
+from labkit.ui.document import comparisons_of
+from labkit.ui.forecast import forecast
+from labkit.ui.markup import Html, tag
+from labkit.ui.panel import switchboard
+from labkit.ui.panel.controls import controls
+from labkit.ui.panel.job import Job
+from labkit.ui.panel.settings import Settings
+from labkit.ui.panel.views import VIEWS, Content
+from labkit.ui.report import chapters
+
+_HISTORY = "History"
+_NUM_STORED = 200  # of the newest Runs that the history offers
+_ROW = {"flex_flow": "row wrap", "align_items": "center"}
+
+
+class Lab(Protocol):
+    """What a panel needs of its Lab."""
+
+    model: str
+    devices: tuple[str, ...]
+    spec: WorkloadSpec
+    effort: str
+    home: Path
+    problems: tuple[str, ...]
+
+    def replace(self, *, model: str, devices: Sequence[str], workload: WorkloadSpec, effort: str) -> Self:
+        """The same Lab with other settings."""
+
+    def measure(
+        self, recipes: Sequence[str], *, on_progress: OnProgress | None, cancel: Any, warn: bool
+    ) -> tuple[Run, ...]:
+        """Measure recipes against each other."""
+
+    def stored(self, *, limit: int) -> tuple[Run, ...]:
+        """The newest Runs of the history."""
+
+
+class Panel:
+    """Widgets over a Lab. `beside` are the recipes that every Run is measured with; the first is the baseline."""
+
+    def __init__(self, lab: Lab, *, recipe: str = "kv_cache", beside: Sequence[str] = ("",)) -> None:
+        self._lab = lab
+        self._measuring = lab  # with the settings of the measurement that runs
+        self._content = Content()
+        self._job: Job | None = None
+        self._is_running = False
+        self._is_syncing = False
+        self._beside = list(beside)
+        self._stored: tuple[Run, ...] = ()
+        self._build()
+        self.recipe = recipe
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every Run on the panel, in the order they were measured."""
+        return self._content.runs
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a measurement is under way."""
+        return self._is_running
+
+    @property
+    def recipe(self) -> str:
+        """The Recipe that is switched on, as text; setting it moves the toggles."""
+        return str(self._text.value)
+
+    @recipe.setter
+    def recipe(self, text: str) -> None:
+        self._text.value = text
+        self._take_text()
+
+    def run(self) -> None:
+        """Measure what is switched on beside the recipes of the comparison; returns at once. One at a time."""
+        reading = switchboard.read(self.recipe)
+        if self._is_running or not reading.is_valid or self._settings.problem:
+            return
+        recipes = [*self._beside, *(() if self._is_beside(reading.text) else (reading.text,))]
+        self._is_running = True
+        self._refresh()
+        self._say("")
+        try:
+            settings = self._settings
+            self._measuring = lab = self._lab.replace(
+                model=settings.model, devices=settings.devices, workload=settings.spec, effort=settings.effort
+            )
+        except LabkitError as error:
+            self._end((), error)
+            return
+        self._job = Job(
+            lambda on_progress, cancel: lab.measure(recipes, on_progress=on_progress, cancel=cancel, warn=False),
+            on_progress=self._show_progress,
+            on_end=self._end,
+        )
+        self._job.start()
+
+    def cancel(self) -> None:
+        """Stop the measurement; returns at once, the workers end within seconds."""
+        if self._job is not None and self._is_running:
+            self._cancel.disabled = True
+            self._progress_text.value = "cancelling"
+            self._job.cancel()
+
+    def clear(self) -> None:
+        """Take every Run off the panel; the history keeps them."""
+        self._draw(Content(forecast=self._content.forecast))
+        self._say("")
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Block until the measurement has ended, and raise what ended it early; see `Job.wait`."""
+        if self._job is not None:
+            self._job.wait(timeout_s)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.box)  # type: ignore[no-untyped-call]
+        if self.runs:
+            print(self._plain())
+
+    # ---- what it is made of ----
+
+    def _build(self) -> None:
+        lab = self._lab
+        self._settings = Settings(
+            model=lab.model, devices=lab.devices, spec=lab.spec, effort=lab.effort, on_change=self._take_settings
+        )
+        self._controls = controls(switchboard.slots(), self._take_toggles)
+        self._text = widgets.Text(
+            description="recipe",
+            placeholder="the naive baseline; or: kv_cache + quantize(bits=8)",
+            tooltip="the recipe as text, as every command takes it",
+            style={"description_width": "initial"},
+            layout=widgets.Layout(width="min(100%, 640px)"),
+        )
+        self._text.observe(lambda _: self._take_text(), "value")
+        self._message, self._outcome, self._ahead = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._run = _button("Run", "measure this recipe beside the others", self.run, style="primary")
+        self._cancel = _button("Cancel", "stop measuring; nothing that was stored is lost", self.cancel)
+        self._clear = _button("Clear", "take all runs off the panel; the history keeps them", self.clear)
+        self._add = _button("Compare with this", "measure this recipe in every run from now on", self._add_beside)
+        self._rows = widgets.VBox()
+        self._progress = widgets.FloatProgress(min=0.0, max=1.0, layout=widgets.Layout(width="260px"))
+        self._progress_text = widgets.Label()
+        self._views = {name: widgets.HTML() for name in VIEWS}
+        self._sessions = widgets.Dropdown(
+            description="session",
+            options=[("choose a session to draw it", "")],
+            tooltip="stored Runs, newest first",
+            style={"description_width": "initial"},
+            layout=widgets.Layout(width="min(100%, 640px)"),
+        )
+        self._sessions.observe(lambda _: self._load_session(), "value")
+        self._history = widgets.HTML()
+        self._tabs = widgets.Tab(
+            [*self._views.values(), widgets.VBox([self._sessions, self._history])], titles=[*VIEWS, _HISTORY]
+        )
+        self._tabs.selected_index = 0
+        self._tabs.observe(lambda _: self._render(), "selected_index")
+        row = widgets.Layout(**_ROW)
+        self.box = widgets.VBox(
+            [
+                widgets.HTML(tag("style", Html(show.CSS))),
+                _titled("What is measured", self._settings.box),
+                _titled("Techniques", *(control.box for control in self._controls)),
+                _titled("Recipe", widgets.HBox([self._text, self._add], layout=row), self._message, self._ahead),
+                _titled("Measured together, the first is the baseline", self._rows),
+                widgets.HBox([self._run, self._cancel, self._clear, self._progress, self._progress_text], layout=row),
+                self._outcome,
+                self._tabs,
+            ]
+        )
+        self.box.add_class("labkit-panel")
+        self._show_beside()
+
+    # ---- what changes it ----
+
+    def _take_toggles(self) -> None:
+        """A toggle or a knob moved: write the text."""
+        if self._is_syncing:
+            return
+        steps = {name: knobs for control in self._controls for name, knobs in control.read().items()}
+        reading = switchboard.write(steps)
+        self._sync(lambda: setattr(self._text, "value", reading.text))
+        self._switched(reading)
+
+    def _take_text(self) -> None:
+        """The text was edited: move the toggles, unless it means nothing."""
+        if self._is_syncing:
+            return
+        reading = switchboard.read(self._text.value)
+        if reading.is_valid:
+            self._sync(lambda: self._write_controls(reading.steps))
+        self._switched(reading)
+
+    def _write_controls(self, steps: switchboard.Steps) -> None:
+        for control in self._controls:
+            control.write(steps)
+
+    def _sync(self, change: Callable[[], object]) -> None:
+        """Move one side without hearing of it from the other."""
+        self._is_syncing = True
+        try:
+            change()
+        finally:
+            self._is_syncing = False
+
+    def _take_settings(self) -> None:
+        self._switched(switchboard.read(self._text.value))
+
+    def _switched(self, reading: switchboard.Reading) -> None:
+        """Say what is wrong with what is switched on, or what it should reach."""
+        problem = reading.problem or self._settings.problem
+        self._message.value = _line(problem, css="invalid")
+        expected = None
+        if not problem:
+            try:
+                expected = forecast(
+                    reading.text,
+                    model=self._settings.model,
+                    device=self._settings.devices[0],
+                    spec=self._settings.spec,
+                    cache_folder=self._lab.home / "cache",
+                )
+            except LabkitError as error:
+                self._message.value = _line(str(error), css="invalid")
+        self._ahead.value = _line(expected.text, css="key") if expected is not None else ""
+        self._refresh()
+        self._draw(Content(self.runs, expected))
+
+    def _add_beside(self) -> None:
+        reading = switchboard.read(self.recipe)
+        if reading.is_valid and not self._is_beside(reading.text):
+            self._beside.append(reading.text)
+            self._show_beside()
+
+    def _is_beside(self, text: str) -> bool:
+        return any(switchboard.same(text, other) for other in self._beside)
+
+    def _show_beside(self) -> None:
+        """A row for each recipe of the comparison, with a button that takes it out."""
+
+        def row(text: str) -> widgets.Widget:
+            drop = _button("remove", f"measure without {text or 'the naive baseline'}", lambda: self._drop_beside(text))
+            drop.layout.width = "80px"
+            return widgets.HBox([drop, widgets.HTML(tag("code", text or "naive baseline (empty recipe)"))])
+
+        nothing = widgets.HTML(_line("nothing: a single point, without a verdict", css="key"))
+        self._rows.children = [row(text) for text in self._beside] or [nothing]
+
+    def _drop_beside(self, text: str) -> None:
+        self._beside.remove(text)
+        self._show_beside()
+
+    # ---- what a measurement tells, from its own thread ----
+
+    def _show_progress(self, progress: Progress) -> None:
+        self._progress.value = progress.fraction
+        self._progress_text.value = progress.text
+
+    def _end(self, runs: Sequence[Run], error: Exception | None) -> None:
+        self._is_running = False
+        self._progress.value = 1.0 if error is None else 0.0
+        is_cancelled = any(run.error == "cancelled" for run in runs)
+        self._progress_text.value = "cancelled" if is_cancelled else "stopped" if error is not None else "done"
+        kept = tuple(run for run in runs if run.passes or run.status == "failed")
+        if error is not None:
+            text = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
+            self._say(" ".join(text.split()), css="invalid")
+        elif problems := self._measuring.problems:
+            self._say("; ".join(problems), css="invalid")
+        self._switched_after(kept)
+
+    def _switched_after(self, kept: Sequence[Run]) -> None:
+        self._content = Content((*self.runs, *kept), self._content.forecast)
+        self._take_settings()  # ceilings are known now, so there is a forecast
+
+    # ---- what it shows ----
+
+    def _refresh(self) -> None:
+        """Which buttons can be pressed."""
+        is_valid = switchboard.read(self.recipe).is_valid and not self._settings.problem
+        self._run.disabled = self._is_running or not is_valid
+        self._cancel.disabled = not self._is_running
+        self._add.disabled = not is_valid
+
+    def _say(self, text: str, css: str = "key") -> None:
+        self._outcome.value = _line(text, css=css)
+
+    def _draw(self, content: Content) -> None:
+        self._content = content
+        self._render()
+
+    def _render(self) -> None:
+        """Draw the tab that is open; the others wait until they are."""
+        title = self._tabs.titles[self._tabs.selected_index or 0]
+        if title == _HISTORY:
+            self._show_history()
+        else:
+            self._views[title].value = tag("div", VIEWS[title](self._content), css="labkit")
+
+    def _show_history(self) -> None:
+        from labkit.ui import inventory, page
+
+        try:
+            self._stored = self._lab.stored(limit=_NUM_STORED)
+        except LabkitError as error:
+            self._history.value = _line(str(error), css="invalid")
+            return
+        groups = dict.fromkeys(run.group for run in self._stored)
+        named = [(_session_name([run for run in self._stored if run.group == group]), group) for group in groups]
+        self._sync(lambda: setattr(self._sessions, "options", [("choose a session to draw it", ""), *named]))
+        head, rows = inventory.run_rows(self._stored)
+        self._history.value = tag("div", page.plain_table([head, *rows]), css="labkit")
+
+    def _load_session(self) -> None:
+        """Put the Runs of a stored session on the panel."""
+        group = self._sessions.value
+        if group and not self._is_syncing:
+            runs = [run for run in self._stored if run.group == group and run not in self.runs][::-1]
+            self._draw(Content((*self.runs, *runs), self._content.forecast))
+            self._tabs.selected_index = 0
+
+    def _plain(self) -> str:
+        """The newest session's verdicts, for viewers without widgets."""
+        newest = [run for run in self.runs if run.group == self.runs[-1].group]
+        told = chapters(newest, comparisons_of(newest) if len(newest) > 1 else ())
+        return "\n".join(sentence.text for runs, comparison in told for sentence in prose.verdicts(runs, comparison))
+
+
+def _session_name(runs: Sequence[Run]) -> str:
+    return f"{runs[0].created_utc[:19]} · {prose.title(runs)} · {len(runs)} recipes"
+
+
+def _line(text: str, *, css: str) -> str:
+    """A line of text in the look of the views; nothing for an empty one."""
+    said = tag("strong", text) if css == "invalid" else text
+    return tag("div", tag("p", said, css=css), css="labkit") if text else ""
+
+
+def _button(name: str, help: str, on_click: Callable[[], None], *, style: str = "") -> widgets.Button:
+    button = widgets.Button(description=name, tooltip=help, button_style=style, layout=widgets.Layout(width="auto"))
+    button.on_click(lambda _: on_click())
+    return button
+
+
+def _titled(title: str, *parts: widgets.Widget) -> widgets.VBox:
+    return widgets.VBox([widgets.HTML(tag("strong", title)), *parts], layout=widgets.Layout(margin="0 0 10px 0"))

@@ -1,0 +1,188 @@
+"""The panel over mock workers: what a reader can do with it, and what it must not do."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ipywidgets", reason="the extra notebooks is not installed")
+
+from labkit.lab import Lab
+from labkit.optimizations import CATALOG
+from labkit.runner.store import FILE_NAME, Store
+from labkit.ui.panel.panel import Panel
+from labkit.ui.panel.views import VIEWS
+from tests.runner.conftest import MOCK_WORKER, SPEC, no_process_left
+
+__all__ = ["no_process_left"]
+
+TIMEOUT_S = 60.0
+
+
+def make_lab(folder: Path, model: str = "mock") -> Lab:
+    command = (sys.executable, str(MOCK_WORKER), str(folder / "log.jsonl"))
+    return Lab(model=model, workload=SPEC, home=folder, worker_command=command)
+
+
+@pytest.fixture
+def panel(tmp_path: Path) -> Iterable[Panel]:
+    made = make_lab(tmp_path).panel()
+    yield made
+    made.cancel()
+
+
+def toggles(panel: Panel) -> dict[str, object]:
+    return {name: knobs for control in panel._controls for name, knobs in control.read().items()}
+
+
+def tab(panel: Panel, title: str) -> str:
+    panel._tabs.selected_index = panel._tabs.titles.index(title)
+    return str(panel._views[title].value)
+
+
+def test_every_technique_can_be_switched_on(panel: Panel) -> None:
+    for kind in CATALOG:
+        panel.recipe = kind.name
+        assert set(toggles(panel)) == {kind.name}
+
+
+def test_text_moves_the_toggles_and_toggles_write_the_text(panel: Panel) -> None:
+    panel.recipe = "kv_cache(block_size=16) + quantize(bits=4)"
+    assert toggles(panel) == {
+        "quantize": {"bits": 4, "group_size": 32},
+        "kv_cache": {"dtype": "auto", "block_size": 16},
+    }
+    quantize = next(control for control in panel._controls if "quantize" in control.read())
+    quantize._check.value = False  # type: ignore[attr-defined]
+    assert panel.recipe == "kv_cache(block_size=16)"
+
+
+def test_a_recipe_typed_wrong_is_told_beside_the_field_and_cannot_be_run(panel: Panel) -> None:
+    panel.recipe = "kv_cache + <b>"
+    assert "recipe" in panel._message.value
+    assert "<b>" not in panel._message.value
+    assert panel._run.disabled
+    panel.run()
+    assert not panel.is_running
+    panel.recipe = "kv_cache"
+    assert not panel._message.value
+    assert not panel._run.disabled
+
+
+def test_run_measures_what_is_switched_on_beside_the_baseline(panel: Panel) -> None:
+    assert "Nothing to draw yet" in tab(panel, "Verdict")
+    panel.run()
+    assert panel.is_running
+    assert panel._run.disabled
+    assert not panel._cancel.disabled
+    panel.wait(TIMEOUT_S)
+    assert not panel.is_running
+    assert [run.recipe for run in panel.runs] == ["", "kv_cache"]
+    assert panel._progress_text.value == "done"
+    assert "baseline" in tab(panel, "Verdict")
+    assert panel._cancel.disabled
+
+
+def test_run_returns_at_once_and_a_hundred_clicks_are_one_run(panel: Panel, tmp_path: Path) -> None:
+    start_s = time.perf_counter()
+    for _ in range(100):
+        panel._run.click()
+    assert time.perf_counter() - start_s < 1
+    panel.wait(TIMEOUT_S)
+    with Store(tmp_path / FILE_NAME) as store:
+        assert len({run.group for run in store.runs()}) == 1
+
+
+@pytest.mark.usefixtures("no_process_left")
+def test_cancel_ends_the_workers_and_run_works_again(tmp_path: Path) -> None:
+    panel = make_lab(tmp_path, "mock token_s=0.2 child=1").panel()
+    panel.run()
+    time.sleep(1.5)
+    start_s = time.perf_counter()
+    panel.cancel()
+    assert time.perf_counter() - start_s < 0.2
+    panel.wait(5)
+    assert panel._progress_text.value == "cancelled"
+    panel._lab = make_lab(tmp_path)
+    panel.run()
+    panel.wait(TIMEOUT_S)
+    assert panel.runs[-1].recipe == "kv_cache"
+
+
+def test_a_workers_error_is_one_line_in_the_panel(tmp_path: Path) -> None:
+    panel = make_lab(tmp_path, "mock refuse=kv_cache").panel()
+    panel.run()
+    with pytest.raises(Exception, match="the mock refuses this recipe"):
+        panel.wait(TIMEOUT_S)
+    assert "the mock refuses this recipe in two lines" in panel._outcome.value
+    assert not panel.is_running
+
+
+def test_a_run_that_broke_a_rule_is_struck_out_with_its_reason(tmp_path: Path) -> None:
+    panel = make_lab(tmp_path, "mock busy=100").panel(beside=())
+    panel.run()
+    panel.wait(TIMEOUT_S)
+    shown = tab(panel, "Verdict")
+    assert "<s>" in shown
+    assert "INVALID(contended)" in shown
+
+
+def test_clear_empties_the_panel_and_the_history_brings_it_back(panel: Panel, tmp_path: Path) -> None:
+    panel.run()
+    panel.wait(TIMEOUT_S)
+    panel.clear()
+    assert panel.runs == ()
+    again = make_lab(tmp_path).panel()  # as after a restart of the kernel
+    again._tabs.selected_index = len(VIEWS)
+    assert "kv_cache" in again._history.value
+    (_, (_, group)) = again._sessions.options
+    again._sessions.value = group
+    assert [run.recipe for run in again.runs] == ["", "kv_cache"]
+
+
+def test_recipes_of_the_comparison_are_added_and_removed(panel: Panel) -> None:
+    panel.recipe = "kv_cache + quantize"
+    panel._add.click()
+    panel._add.click()
+    assert panel._beside == ["", "quantize + kv_cache"]
+    panel._rows.children[0].children[0].click()
+    assert panel._beside == ["quantize + kv_cache"]
+
+
+def test_a_recipe_alone_is_a_point_without_a_verdict(tmp_path: Path) -> None:
+    panel = make_lab(tmp_path).panel(beside=())
+    panel.run()
+    panel.wait(TIMEOUT_S)
+    assert [run.recipe for run in panel.runs] == ["kv_cache"]
+    assert "kv_cache" in tab(panel, "Verdict")
+
+
+def test_a_history_of_a_newer_schema_is_told_and_the_runs_are_shown(tmp_path: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    panel = make_lab(tmp_path).panel()
+    panel.run()
+    panel.wait(TIMEOUT_S)
+    assert len(panel.runs) == 2
+    assert "schema 99" in panel._outcome.value
+
+
+def test_two_panels_share_one_history(tmp_path: Path) -> None:
+    panels = [make_lab(tmp_path).panel(beside=()) for _ in range(2)]
+    for panel in panels:
+        panel.run()
+    for panel in panels:
+        panel.wait(TIMEOUT_S)
+    assert len(panels[0]._lab.stored(limit=10)) == 2
+    assert threading.active_count() < 20
+
+
+@pytest.mark.parametrize("title", VIEWS)
+def test_every_view_says_something_with_and_without_runs(panel: Panel, title: str) -> None:
+    assert "labkit" in tab(panel, title)

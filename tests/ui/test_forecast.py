@@ -1,0 +1,48 @@
+"""The forecast: what the cost model says before anything is measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from labkit.bench.ceilings import Ceilings
+from labkit.core.errors import UsageError
+from labkit.core.machine import machine
+from labkit.core.workload import WORKLOADS
+from labkit.ui.forecast import Forecast, forecast
+
+KNOWN = Ceilings("made up", "measured", ((2.0**18, 50e9), (2.0**31, 50e9)), {"fp32": 1e11, "bf16": 2e11}, 2e-6)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A cache folder that holds ceilings of this machine."""
+    path = tmp_path / f"ceilings-{machine().fingerprint}-cpu-2.json"
+    path.write_text(json.dumps(KNOWN.to_dict()))
+    return tmp_path
+
+
+def made(recipe: str, folder: Path, model: str = "llama-125m") -> Forecast | None:
+    return forecast(recipe, model=model, device="cpu", spec=WORKLOADS["chat"], cache_folder=folder)
+
+
+def test_fewer_bits_raise_the_limit_where_memory_binds(folder: Path) -> None:
+    fp32, int8, int4 = (made(f"kv_cache{more}", folder) for more in ("", " + quantize", " + quantize(bits=4)"))
+    assert fp32 is not None
+    assert int8 is not None
+    assert int4 is not None
+    assert fp32.bound == int8.bound == "memory"
+    assert fp32.limit_per_s < int8.limit_per_s < int4.limit_per_s
+    assert fp32.weights_bytes == pytest.approx(4 * 100.1e6, rel=0.01)
+    assert all(one.predicted_per_s < one.limit_per_s for one in (fp32, int8, int4))
+    assert "at most" in int8.text
+
+
+def test_a_model_without_known_sizes_or_ceilings_has_none(folder: Path, tmp_path: Path) -> None:
+    assert made("kv_cache", folder, model="someone/something") is None
+    assert made("kv_cache", tmp_path / "empty") is None
+
+
+def test_a_recipe_that_is_none_is_an_error(folder: Path) -> None:
+    with pytest.raises(UsageError, match="unknown optimization"):
+        made("nonsense", folder)
