@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Lessons are run cell by cell; what a cell prints must be what it printed when it was committed.
+LESSONS := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -21,10 +23,10 @@ lab: $(VENV)/.notebooks ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
 
 test: $(VENV)/.dev ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" tests $(LESSONS)
 
 test-full: $(VENV)/.dev ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests $(LESSONS)
 
 check: $(VENV)/.dev ## lint, format, types, floors
 	$(BIN)/ruff check .
@@ -32,14 +34,12 @@ check: $(VENV)/.dev ## lint, format, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-notebooks: $(VENV)/.notebooks ## execute every notebook in place, so that it is committed with its outputs
-	@if ls notebooks/*.ipynb >/dev/null 2>&1; \
-	then $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb; \
-	else echo "notebooks/ holds no notebook yet: nothing to execute"; fi
+notebooks: $(VENV)/.notebooks ## execute every lesson in place, so that it is committed with its outputs
+	$(BIN)/labkit notebooks
 
 # One stamp for each set of extras. It is older than what it depends on when pyproject or a pinned version has changed.
 $(VENV)/.core: extras :=
-$(VENV)/.dev: extras := [dev,hub,parquet,peers]
+$(VENV)/.dev: extras := [dev,hub,notebooks,parquet,peers]
 $(VENV)/.notebooks: extras := [notebooks]
 $(VENV)/.all: extras := [all]
 $(VENV)/.core $(VENV)/.dev $(VENV)/.notebooks $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python

@@ -33,7 +33,7 @@ NewTokens = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="New t
 Batch = Annotated[int | None, typer.Option(min=1, max=4096, help="Requests sent at once.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the prompts and of the order in each block.")]
 JsonTarget = Annotated[str | None, typer.Option("--json", help="Write Runs and Comparisons as JSON; - for stdout.")]
-ReportPath = Annotated[Path | None, typer.Option("--report", help="Write a report: .html, .md or .csv.")]
+ReportPath = Annotated[Path | None, typer.Option("--report", help="Write a report: .html, .md, .csv or .ipynb.")]
 IsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 RunIds = Annotated[list[str] | None, typer.Option("--run", help="A Run's id or the beginning of it; repeatable.")]
 IsLast = Annotated[bool, typer.Option("--last", help="The Runs of the last session.")]
@@ -186,7 +186,9 @@ def report(
     run: RunIds = None,
     last: IsLast = False,
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
-    format: Annotated[str | None, typer.Option(help="html, md or csv; by default the file name's suffix.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="html, md, csv or ipynb; by default the file name's suffix.")
+    ] = None,
 ) -> None:
     """Write a report of stored Runs; without options, list them."""
     from labkit.ui import console, document, history, inventory, measuring
@@ -221,6 +223,19 @@ def export(
     runs = history.stored(run, is_last=last)
     document.export(runs, out, format)
     measuring.note(f"wrote {len(runs)} Runs to {out}")
+
+
+@app.command()
+def notebooks(
+    names: Annotated[list[str] | None, typer.Argument(help="Beginnings of names, such as 00; all if none.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing, only say which claims changed.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where the notebooks are.")] = Path("notebooks"),
+) -> None:
+    """Execute the lessons again, in place; what they claim anew is told, and with --check it is exit code 1."""
+    from labkit.ui.notebooks import lessons, refresh
+
+    is_unchanged = refresh(lessons(folder, names or ()), is_check=check)
+    raise typer.Exit(1 if check and not is_unchanged else 0)
 
 
 def _spec(name: str, prompt_tokens: int | None, new_tokens: int | None, batch: int | None, seed: int) -> "WorkloadSpec":

@@ -106,6 +106,24 @@ def test_one_sentence_stands_at_the_top_of_the_three_documents() -> None:
     ] == []
 
 
+def commands(document: str) -> list[list[str]]:
+    """The code blocks of a document, line by line without comments: those speak the document's language."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    return [[line.partition(" #")[0].rstrip() for line in block.splitlines()] for block in blocks]
+
+
+def test_both_readmes_name_the_same_commands() -> None:
+    assert commands("README.zh-CN.md") == commands("README.md")
+
+
+def test_both_readmes_list_the_same_names_in_their_tables() -> None:
+    def names(document: str) -> list[str]:
+        rows = re.findall(r"^\| (.+?) \|", (ROOT / document).read_text(), re.MULTILINE)
+        return [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+
+    assert names("README.zh-CN.md") == names("README.md")
+
+
 def test_wheel_carries_the_model_and_not_what_trained_it(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"{MODEL}/{name}" for name in ("README.md", "config.json", "tokenizer.json")} <= names

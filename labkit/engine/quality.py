@@ -61,7 +61,7 @@ def evaluate(engine: "Engine", effort: str) -> dict[str, float]:
     for index, logits in enumerate(score(engine, windows)):  # one position of all windows at a time
         log_p = F.log_softmax(reference["logits"][:, index].float(), -1)
         log_q = F.log_softmax(logits.float().cpu(), -1)
-        kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
+        kl.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0))  # below 0 is rounding
         same.append((log_p.argmax(-1) == log_q.argmax(-1)).float())
         target = targets[:, index, None]
         nll.append(-log_q.gather(-1, target))

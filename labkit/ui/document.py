@@ -10,12 +10,13 @@ from labkit.bench.comparison import Comparison, compare
 from labkit.core.errors import LabkitError, Unavailable, UsageError
 from labkit.core.run import SCHEMA, Run
 from labkit.ui import report
+from labkit.ui.executed import executed_report, require_jupyter
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STDOUT = "-"
-REPORT_FORMATS = ("html", "md", "csv")
+REPORT_FORMATS = ("html", "md", "csv", "ipynb")
 EXPORT_FORMATS = ("csv", "jsonl", "parquet")
 
 
@@ -40,7 +41,14 @@ def write_json(fields: Any, target: str) -> None:
 
 
 def write_report(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Path, kind: str) -> None:
-    """Write a report of this kind, one of `REPORT_FORMATS`."""
+    """Write a report of this kind, one of `REPORT_FORMATS`; a notebook (`ipynb`) is executed before it is written.
+
+    Raises:
+        LabkitError: the file cannot be written, or the notebook not be executed.
+    """
+    if kind == "ipynb":
+        executed_report(runs, path)
+        return
     texts = {
         "html": lambda: report.html(runs, *comparisons),
         "md": lambda: report.markdown(runs, *comparisons),
@@ -87,11 +95,13 @@ def report_kind(path: Path, asked: str | None = None) -> str:
     """The format that was asked for, or that a report's file name asks for.
 
     Raises:
-        UsageError: none of `REPORT_FORMATS`.
+        UsageError: none of `REPORT_FORMATS`. Unavailable: a notebook, without the packages that execute it.
     """
     kind = (asked or path.suffix.removeprefix(".")).lower()
     if kind not in REPORT_FORMATS:
         raise UsageError.unknown("report format", kind, REPORT_FORMATS, remedy="name the file so or give --format")
+    if kind == "ipynb":
+        require_jupyter()
     return kind
 
 

@@ -39,10 +39,11 @@ CSS = """
 .labkit ul.verdicts li.faster { border-color: var(--good); }
 .labkit ul.verdicts li.slower, .labkit ul.verdicts li.invalid { border-color: var(--bad); }
 .labkit table { border-collapse: collapse; margin: 0; font-size: 0.92em; font-variant-numeric: tabular-nums; }
-.labkit th, .labkit td { padding: 6px 12px; text-align: right; vertical-align: top; white-space: nowrap; }
+.labkit th, .labkit td { padding: 6px 8px; text-align: right; vertical-align: top; white-space: nowrap; }
 .labkit th:first-child { text-align: left; white-space: normal; min-width: 16ch; font-weight: 400; }
 .labkit tbody tr { border-bottom: 1px solid var(--rule); background: none; }
-.labkit td small { display: block; color: var(--soft); white-space: normal; }
+.labkit small { display: block; color: var(--soft); }
+.labkit small.wrap { white-space: normal; max-width: 24ch; margin-left: auto; }
 .labkit tr.reason td, .labkit .slower strong, .labkit .invalid strong { color: var(--bad); white-space: normal; }
 .labkit .faster strong { color: var(--good); }
 .labkit .key, .labkit figcaption, .labkit summary { color: var(--soft); font-size: 0.92em; }

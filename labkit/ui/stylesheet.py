@@ -49,7 +49,7 @@ thead th { color: var(--soft); font-weight: 500; vertical-align: bottom; border-
 tbody th { font-weight: 400; }
 tbody tr { border-bottom: 1px solid var(--rule); }
 tbody tr.invalid { border-bottom: 0; }
-td small { display: block; color: var(--soft); font-size: 11px; }
+th small, td small { display: block; color: var(--soft); font-size: 11px; }
 td small.wrap { white-space: normal; max-width: 24ch; }
 tr.invalid s { color: var(--soft); }
 tr.reason td { padding: 0 0 7px; color: var(--bad); white-space: normal; text-align: left; }

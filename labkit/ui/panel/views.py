@@ -111,10 +111,10 @@ def why(content: Content) -> Html:
 
 VIEWS: dict[str, Callable[[Content], Html]] = {
     "Verdict": verdict,
-    "Throughput": throughput,
+    "Speed": throughput,
     "Latency": latency,
-    "Prefill and decode": phases,
-    "CPU and GPU": devices,
+    "Phases": phases,
+    "Devices": devices,
     "Memory": memory,
     "Quality": quality,
     "Why": why,

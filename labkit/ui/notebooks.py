@@ -1,0 +1,73 @@
+"""The lessons in notebooks/: found by name, executed again in place, or only checked against what they claim."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from labkit.core.errors import LabkitError, UsageError
+from labkit.ui.document import write_text
+from labkit.ui.executed import IGNORE_TAG, execute, parsed, require_jupyter, serialized
+from labkit.ui.measuring import note
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+
+def lessons(folder: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Notebooks of a folder in the order of the book: those whose names begin so, or all.
+
+    Raises:
+        UsageError: the folder holds none, or none of that name.
+    """
+    found = tuple(sorted(folder.glob("*.ipynb")))
+    if not found:
+        raise UsageError(
+            f"notebooks of {str(folder)!r} were asked for; there are none; call this in a checkout or give --folder"
+        )
+    for name in names:
+        if not any(path.name.startswith(name) for path in found):
+            raise UsageError.unknown("notebook", name, (path.stem for path in found))
+    return tuple(path for path in found if not names or path.name.startswith(tuple(names)))
+
+
+def refresh(paths: Sequence[Path], *, is_check: bool) -> bool:
+    """Execute notebooks, in place unless `is_check`; whether every claim came out as it was committed.
+
+    All share one history, in a temporary folder: what a lesson shows depends on nothing that was measured before.
+
+    Raises:
+        Unavailable: the extra `notebooks` is missing. LabkitError: a cell failed, or a file cannot be written.
+    """
+    require_jupyter()
+    num_changed = 0
+    with TemporaryDirectory(prefix="labkit-notebooks-") as home:
+        for path in paths:
+            try:
+                notebook = parsed(path.read_text(encoding="utf-8"))
+                before = claims(notebook)
+                execute(notebook, folder=path.parent, home=Path(home))
+            except LabkitError as error:
+                raise LabkitError(f"{path}: {error}") from None
+            if not is_check:
+                write_text(serialized(notebook), str(path))
+            for change in _changes(before, claims(notebook)):
+                num_changed += 1
+                note(f"{path}: {change}")
+            note(f"{'checked' if is_check else 'executed'} {path}")
+    return num_changed == 0
+
+
+def claims(notebook: "NotebookNode") -> dict[str, str]:
+    """What each cell printed whose output is compared strictly, by cell id."""
+    return {
+        cell.id: "".join(output.text for output in cell.outputs if output.output_type == "stream")
+        for cell in notebook.cells
+        if cell.cell_type == "code" and IGNORE_TAG not in cell.metadata.get("tags", ())
+    }
+
+
+def _changes(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
+    for id, text in after.items():
+        if text != before[id]:
+            yield f"cell {id!r} said {before[id]!r}, now {text!r}"

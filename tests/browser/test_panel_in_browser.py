@@ -1,0 +1,104 @@
+"""The panel as a reader has it: in JupyterLab, in a real browser."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.browser.conftest import Seen, Server, open_and_run, wait_for
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+
+RUN_S = 120.0
+
+
+def workers() -> list[psutil.Process]:
+    return [process for process in psutil.process_iter(["cmdline"]) if "labkit.runner.worker" in _line(process)]
+
+
+def _line(process: psutil.Process) -> str:
+    return " ".join(process.info["cmdline"] or ())
+
+
+def keep_screenshot(page: Any, name: str) -> None:
+    folder = Path(os.environ.get("LABKIT_SCREENSHOTS", "")) if os.environ.get("LABKIT_SCREENSHOTS") else None
+    if folder is not None:
+        page.locator(".labkit-panel").screenshot(path=folder / f"{name}.png")
+
+
+def button(page: Any, name: str) -> Any:
+    return page.locator(f".labkit-panel button:text-is('{name}')")
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.locator(f".labkit-panel .lm-TabBar-tabLabel:text-is('{name}')").click()
+
+
+def pictures(page: Any) -> list[str]:
+    return [image.get_attribute("src") for image in page.locator(".labkit-panel img.day").all() if image.is_visible()]
+
+
+@pytest.fixture
+def panel(page: Any, server: Server) -> Any:
+    open_and_run(page, server, "panel.ipynb")
+    page.wait_for_selector(".labkit-panel button:text-is('Run')", timeout=20_000)
+    return page
+
+
+def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
+    before = {process.pid for process in workers()}
+    button(panel, "Run").click()
+    panel.wait_for_selector(".labkit-panel >> text=kv_cache is", timeout=RUN_S * 1e3)
+    assert button(panel, "Run").is_enabled()
+    keep_screenshot(panel, "verdict")
+
+    open_tab(panel, "Speed")
+    panel.wait_for_selector(".labkit-panel img.day", timeout=10_000)
+    measured = pictures(panel)
+    panel.locator(".labkit-panel label:has-text('Quantization') input[type=checkbox]").check()
+    wait_for(lambda: pictures(panel) != measured, 10, "a picture that changed with the toggle", page=panel)
+    assert panel.locator(".labkit-panel input[placeholder^='the naive']").input_value() == "quantize + kv_cache"
+    keep_screenshot(panel, "toggled")
+
+    before_run = pictures(panel)
+    button(panel, "Run").click()
+    wait_for(
+        lambda: button(panel, "Cancel").is_disabled() and button(panel, "Run").is_enabled(),
+        RUN_S,
+        "the end",
+        page=panel,
+    )
+    wait_for(lambda: pictures(panel) != before_run, 10, "a picture with a new point", page=panel)
+    open_tab(panel, "Verdict")
+    panel.wait_for_selector(".labkit-panel >> text=quantize + kv_cache is", timeout=10_000)
+    keep_screenshot(panel, "two-runs")
+
+    button(panel, "Run").click()
+    wait_for(lambda: {process.pid for process in workers()} - before != set(), 30, "workers", page=panel)
+    button(panel, "Cancel").click()
+    wait_for(lambda: {process.pid for process in workers()} <= before, 5, "no worker left", page=panel)
+    panel.wait_for_selector(".labkit-panel >> text=cancelled", timeout=10_000)
+    assert button(panel, "Run").is_enabled()
+    assert seen == Seen()
+
+
+def test_a_recipe_typed_wrong_disables_run(panel: Any) -> None:
+    field = panel.locator(".labkit-panel input[placeholder^='the naive']")
+    field.fill("kv_cache + nonsense")
+    panel.wait_for_selector(".labkit-panel >> text=unknown optimization 'nonsense'", timeout=10_000)
+    assert button(panel, "Run").is_disabled()
+    field.fill("quantize(bits=4)")
+    wait_for(lambda: button(panel, "Run").is_enabled(), 10, "Run to be enabled", page=panel)
+    assert panel.locator(".labkit-panel label:has-text('Quantization') input[type=checkbox]").is_checked()
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_nothing_is_cut_off_at_1280_pixels(panel: Any, theme: str) -> None:
+    panel.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    box = panel.locator(".labkit-panel").bounding_box()
+    assert box["x"] + box["width"] <= 1280
+    overflow = panel.locator(".labkit-panel").evaluate("panel => panel.scrollWidth - panel.clientWidth")
+    assert overflow <= 1
+    keep_screenshot(panel, f"panel-{theme.rsplit(maxsplit=1)[-1].lower()}")
