@@ -85,6 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, labkit_home: Path) -> Itera
     made = Server(free_port(), secrets.token_hex(16), folder)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={folder}"]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={made.port}", "--ServerApp.port_retries=0"]
+    command += ["--LabApp.expose_app_in_browser=True"]  # for its command that changes the theme
     command += [f"--IdentityProvider.token={made.token}", "--ServerApp.terminals_enabled=False"]
     with (root / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
