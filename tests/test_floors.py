@@ -13,10 +13,15 @@ HEAVY = ("torch", "tensorflow", "transformers", "matplotlib.pyplot", "IPython", 
 LIGHT_FLOORS = ("core", "bench", "optimizations", "runner", "ui")
 
 
+WIDGETS = "labkit.ui.panel."
+"""The one place that is made of widgets; `Lab.panel` loads it when a panel is asked for."""
+
+
 def modules_of(room: str) -> list[str]:
-    """Dotted names of all modules in a room."""
+    """Dotted names of all modules in a room, the panel's widgets left out."""
     files = sorted((ROOT / "labkit" / room).rglob("*.py"))
-    return [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
+    return [name for name in names if not name.startswith(WIDGETS)]
 
 
 def loaded_after(statement: str, watched: tuple[str, ...] = HEAVY) -> list[str]:
@@ -46,6 +51,10 @@ def test_light_floors_load_no_framework(room: str) -> None:
     modules = modules_of(room)
     assert modules
     assert loaded_after(f"import {', '.join(modules)}") == []
+
+
+def test_the_panel_loads_widgets_and_no_framework() -> None:
+    assert set(loaded_after(f"import {WIDGETS}panel")) == {"IPython", "ipywidgets"}
 
 
 def test_catalog_commands_and_facade_load_no_framework() -> None:

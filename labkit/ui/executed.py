@@ -89,7 +89,8 @@ def strip(notebook: "NotebookNode", paths: Mapping[str, str]) -> None:
             if "metadata" in output:
                 output["metadata"] = {}
             fields = output.get("data", output)
-            fields.pop(_WIDGET, None)
+            if fields.pop(_WIDGET, None):
+                fields["text/plain"] = "widgets: run this cell to use them"
             for name, value in fields.items():
                 if isinstance(value, str):
                     fields[name] = _shortened(value, paths)

@@ -111,6 +111,7 @@ def test_stripping_keeps_tags_text_and_pictures() -> None:
     picture = "data:image/png;base64,/home/me"
     data = {
         "text/html": f"<img src='{picture}'> /home/me/x",
+        "text/plain": "VBox(children=(HTML(value='/home/me')))",
         "application/vnd.jupyter.widget-view+json": {"model_id": 1},
     }
     cell = new_code_cell("pass", id="one", metadata={"tags": [IGNORE_TAG], "execution": {"started": "now"}})
@@ -119,5 +120,8 @@ def test_stripping_keeps_tags_text_and_pictures() -> None:
     strip(notebook, {"/home/me": "~"})
     assert cell.metadata == {"tags": [IGNORE_TAG]}
     assert cell.outputs[0].metadata == {}
-    assert cell.outputs[0].data == {"text/html": f"<img src='{picture}'> ~/x"}
+    assert cell.outputs[0].data == {
+        "text/html": f"<img src='{picture}'> ~/x",
+        "text/plain": "widgets: run this cell to use them",
+    }
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
