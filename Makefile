@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Lessons are run cell by cell; what a cell prints must be what it printed when it was committed.
+# Lessons are run cell by cell, in a session of their own, so that their history is theirs; what a cell prints must be what it printed when it was committed.
 LESSONS := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 .DEFAULT_GOAL := help
@@ -23,10 +23,12 @@ lab: $(VENV)/.notebooks ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
 
 test: $(VENV)/.dev ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" tests $(LESSONS)
+	$(BIN)/python -m pytest -m "not slow" tests
+	$(BIN)/python -m pytest $(LESSONS)
 
 test-full: $(VENV)/.dev ## run all tests
-	$(BIN)/python -m pytest tests $(LESSONS)
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest $(LESSONS)
 
 check: $(VENV)/.dev ## lint, format, types, floors
 	$(BIN)/ruff check .

@@ -62,7 +62,6 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
     assert panel.locator(".labkit-panel input[placeholder^='the naive']").input_value() == "quantize + kv_cache"
     keep_screenshot(panel, "toggled")
 
-    before_run = pictures(panel)
     button(panel, "Run").click()
     wait_for(
         lambda: button(panel, "Cancel").is_disabled() and button(panel, "Run").is_enabled(),
@@ -70,7 +69,6 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
         "the end",
         page=panel,
     )
-    wait_for(lambda: pictures(panel) != before_run, 10, "a picture with a new point", page=panel)
     open_tab(panel, "Verdict")
     panel.wait_for_selector(".labkit-panel >> text=quantize + kv_cache is", timeout=10_000)
     keep_screenshot(panel, "two-runs")
