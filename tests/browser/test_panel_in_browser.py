@@ -61,6 +61,7 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
     wait_for(lambda: pictures(panel) != measured, 10, "a picture that changed with the toggle", page=panel)
     assert panel.locator(".labkit-panel input[placeholder^='the naive']").input_value() == "quantize + kv_cache"
     keep_screenshot(panel, "toggled")
+    toggled = pictures(panel)
 
     button(panel, "Run").click()
     wait_for(
@@ -72,6 +73,9 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
     open_tab(panel, "Verdict")
     panel.wait_for_selector(".labkit-panel >> text=quantize + kv_cache is", timeout=10_000)
     keep_screenshot(panel, "two-runs")
+    if not panel.locator(".labkit-panel >> text=INVALID").count():  # a Run that broke a rule is never drawn
+        open_tab(panel, "Speed")
+        wait_for(lambda: pictures(panel) != toggled, 10, "a picture with a new point", page=panel)
 
     button(panel, "Run").click()
     wait_for(lambda: {process.pid for process in workers()} - before != set(), 30, "workers", page=panel)
