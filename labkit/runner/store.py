@@ -5,6 +5,7 @@ A Run that `add` has returned from survives a killed process and a power cut: wr
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from labkit.core.run import Run
 VERSION = 1
 FILE_NAME = "runs.sqlite3"
 _BUSY_TIMEOUT_S = 10.0
+_RETRY_S = 0.01
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -133,7 +135,7 @@ class Store:
                     f"the history {self.path} is of schema {version}; this labkit reads up to {VERSION}; "
                     "upgrade labkit, or set LABKIT_HOME to another folder"
                 )
-            connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")
             if version < VERSION:
                 connection.execute("BEGIN IMMEDIATE")  # of two processes that open a new file, one makes the table
@@ -156,3 +158,20 @@ class Store:
             f"the history {self.path} cannot be {action}: {cause}; "
             "export the Runs with --json, or set LABKIT_HOME to a folder that can be written"
         )
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; the file remembers it.
+
+    Of several that open a new file at once only one can switch, and SQLite tells the others "locked" without the wait
+    that it grants a statement, so they try again here.
+    """
+    deadline_s = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+            time.sleep(_RETRY_S)

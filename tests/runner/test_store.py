@@ -1,5 +1,7 @@
 import multiprocessing
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,3 +122,31 @@ def write_runs(path: Path, name: str) -> None:
     with Store(path) as store:
         for number in range(20):
             store.add(make_run(f"{name}{number}"))
+
+
+def test_several_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
+    for attempt in range(20):
+        path, barrier = tmp_path / f"{attempt}.sqlite3", threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            for added in [pool.submit(open_and_add, path, number, barrier) for number in range(4)]:
+                added.result()
+        with Store(path) as store:
+            assert len(store.runs()) == 4
+
+
+def open_and_add(path: Path, number: int, barrier: threading.Barrier) -> None:
+    barrier.wait()
+    with Store(path) as store:
+        store.add(make_run(f"a{number}"))
+
+
+def test_a_file_that_another_holds_too_long_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labkit.runner.store._BUSY_TIMEOUT_S", 0.1)
+    path = tmp_path / "runs.sqlite3"
+    with sqlite3.connect(path, isolation_level=None) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError, match="database is locked; export the Runs with --json") as error:
+            Store(path)
+        holder.execute("ROLLBACK")
+    holder.close()
+    assert "\n" not in str(error.value)
