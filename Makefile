@@ -20,7 +20,7 @@ demo: $(VENV)/.core ## measure recipes on a trained model, print the table, writ
 	$(BIN)/labkit demo
 
 lab: $(VENV)/.notebooks ## open JupyterLab on notebooks/
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/labkit lab
 
 test: $(VENV)/.dev ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" tests
@@ -41,7 +41,7 @@ notebooks: $(VENV)/.notebooks ## execute every lesson in place, so that it is co
 
 # One stamp for each set of extras. It is older than what it depends on when pyproject or a pinned version has changed.
 $(VENV)/.core: extras :=
-$(VENV)/.dev: extras := [dev,hub,notebooks,parquet,peers]
+$(VENV)/.dev: extras := [dev,hub,notebooks,parquet,peers,voila]
 $(VENV)/.notebooks: extras := [notebooks]
 $(VENV)/.all: extras := [all]
 $(VENV)/.core $(VENV)/.dev $(VENV)/.notebooks $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python

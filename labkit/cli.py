@@ -37,6 +37,7 @@ ReportPath = Annotated[Path | None, typer.Option("--report", help="Write a repor
 IsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 RunIds = Annotated[list[str] | None, typer.Option("--run", help="A Run's id or the beginning of it; repeatable.")]
 IsLast = Annotated[bool, typer.Option("--last", help="The Runs of the last session.")]
+NotebookFolder = Annotated[Path, typer.Option("--folder", help="Where the notebooks are.")]
 OutPath = Annotated[Path, typer.Option("--out", help="The file to write.")]
 
 DEMO_RECIPES = (
@@ -95,6 +96,23 @@ def demo(out: OutPath = Path("report.html"), effort: EffortName = "quick", json:
         report=out,
     )
     raise typer.Exit(code)
+
+
+@app.command()
+def lab(
+    folder: NotebookFolder = Path("notebooks"),
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Listen on this port or not at all.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Open JupyterLab on the notebooks: the lessons and the panel. It listens on this machine only."""
+    import os
+
+    from labkit.ui.jupyter import lab_command
+    from labkit.ui.notebooks import lessons
+
+    lessons(folder)
+    command = lab_command(folder, port=port, is_browser=browser)
+    os.execv(command[0], command)  # noqa: S606 - becomes JupyterLab, which then hears Ctrl-C itself
 
 
 @app.command()
@@ -229,7 +247,7 @@ def export(
 def notebooks(
     names: Annotated[list[str] | None, typer.Argument(help="Beginnings of names, such as 00; all if none.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing, only say which claims changed.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where the notebooks are.")] = Path("notebooks"),
+    folder: NotebookFolder = Path("notebooks"),
 ) -> None:
     """Execute the lessons again, in place; what they claim anew is told, and with --check it is exit code 1."""
     from labkit.ui.notebooks import lessons, refresh

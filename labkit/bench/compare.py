@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 
 from labkit.core.inference import (
-    MAX_BLOCKS,
     MIN_BLOCKS,
     aa_noise,
     holm,
@@ -19,6 +18,8 @@ from labkit.core.inference import (
     smallest_resolving_blocks,
 )
 from labkit.core.stats import Estimate, FloatArray
+
+_MOST_BLOCKS = 30  # beyond, more of the same costs more time than a quieter machine
 
 Verdict = Literal["faster", "slower", "same", "cannot tell"]
 
@@ -147,8 +148,8 @@ def _remedy(log_ratio: Estimate, limit: float) -> str:
     size, half_width = abs(log_ratio.value), (log_ratio.high - log_ratio.low) / 2
     room = size if size >= limit else limit - size
     num_blocks = max(log_ratio.num_samples + 1, math.ceil(log_ratio.num_samples * (half_width / room) ** 2))
-    if num_blocks > MAX_BLOCKS:
-        return f"it takes more than {MAX_BLOCKS} blocks, a quieter machine or longer passes"
+    if num_blocks > _MOST_BLOCKS:
+        return f"it takes more than {_MOST_BLOCKS} blocks, a quieter machine or longer passes"
     return f"about {num_blocks} blocks would settle it"
 
 

@@ -96,7 +96,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     metric = _metric([baseline, *accepted])
     decisions = decide_pairs(
         {run.id: (_speeds(_beside(baseline, run), metric), _speeds(run, metric)) for run in accepted},
-        luck=PROCESS_LUCK if len({measured.process for measured in baseline.passes}) == 1 else 0.0,
+        luck=PROCESS_LUCK if any(_is_of_one_process(run) for run in accepted) else 0.0,
     )
     rows = tuple(
         _row(baseline, run, decisions.get(run.id) if not refusal else None, refusal)
@@ -138,6 +138,10 @@ def _beside(baseline: Run, run: Run) -> Run:
     """The baseline in the blocks of `run` only: where memory holds just a pair, each pair has blocks of its own."""
     blocks = set(_blocks(run))
     return replace(baseline, passes=tuple(measured for measured in baseline.passes if measured.block in blocks))
+
+
+def _is_of_one_process(run: Run) -> bool:
+    return len({measured.process for measured in run.passes}) == 1
 
 
 def _blocks(run: Run) -> tuple[int, ...]:

@@ -70,7 +70,7 @@ class Warmup:
     calibrations_s: tuple[float, ...]
 
 
-def warm_up(system: System, spec: WorkloadSpec, *, effort: str) -> Warmup:
+def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool = False) -> Warmup:
     """Run passes until three windows' medians agree within max(2 %, 3 × noise), or the effort's cap has passed.
 
     Between passes the calibration kernel runs: a System cannot be steadier than the machine under it.
@@ -78,7 +78,8 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str) -> Warmup:
     A window is three passes, or one where nine would not fit in the cap; three windows are always run, and past the cap
     only as many more passes as it takes to look four times. Passes have the shape of the measured ones and prompts that
     no measured pass has. A System too slow for the effort's pass length is found out with two new tokens and warmed up
-    with as many as fit; under `server` load arrivals set the length.
+    with as many as fit; under `server` load arrivals set the length. Where the System `is_known` to become steady, from
+    an earlier process, three passes have to do.
 
     Raises:
         UsageError: no effort has that name, or the System cannot serve the workload.
@@ -102,7 +103,11 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str) -> Warmup:
         steady = is_steady(passes_s, window=window, machine_noise=machine_noise([calibrations_s]))
         warmup_s = time.perf_counter() - start_s
         num_looks = len(passes_s) - _NUM_WINDOWS * window + 1
-        if steady or (num_looks >= _MIN_LOOKS and warmup_s >= limits.warmup_cap_s):
+        if (
+            (is_known and len(passes_s) == _NUM_WINDOWS)
+            or steady
+            or (num_looks >= _MIN_LOOKS and warmup_s >= limits.warmup_cap_s)
+        ):
             pass_s = _whole_pass_s(trace, fitting, spec)
             repeats = limits.repeats(float(np.median(passes_s))) if spec.scenario == "single_stream" else 1
             return Warmup(warmup_s, steady, len(passes_s), pass_s, token_share, repeats, tuple(calibrations_s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from labkit.core.inference import MAX_BLOCKS, MIN_BLOCKS
+from labkit.core.inference import MIN_BLOCKS
 
 MAX_REPEATS = 64
 
@@ -16,19 +16,19 @@ class Effort:
 
     Attributes:
         warmup_cap_s: longest warm-up of one recipe, in seconds; three windows are always run.
-        min_blocks, max_blocks: range in which a pilot fixes the number of blocks; equal where it has no say.
+        num_blocks: blocks of a comparison, fixed before anything is looked at; more where so many recipes are compared
+            that fewer could tell none of them from chance.
         target_pass_s: length of one pass in seconds above which a recipe runs fewer tokens.
         min_pass_s: length of one pass in seconds below which a single stream runs its requests more than once.
         num_processes: fresh processes that the blocks of each recipe are spread over; where there are several, each is
-            one observation, since its blocks share its luck with memory.
+            one observation, the mean of its blocks, since these share its luck with memory.
         quality_tokens: tokens on which the output is compared with the fp32 reference.
         proof_prompts: prompts on which exact techniques are proven to leave the output as it was.
     """
 
     name: str
     warmup_cap_s: float
-    min_blocks: int
-    max_blocks: int
+    num_blocks: int
     target_pass_s: float
     min_pass_s: float
     num_processes: int
@@ -50,8 +50,7 @@ EFFORTS: dict[str, Effort] = {
         Effort(
             name="quick",
             warmup_cap_s=2.0,
-            min_blocks=MIN_BLOCKS,
-            max_blocks=MIN_BLOCKS,
+            num_blocks=MIN_BLOCKS,
             target_pass_s=0.5,
             min_pass_s=0.1,
             num_processes=1,
@@ -61,8 +60,7 @@ EFFORTS: dict[str, Effort] = {
         Effort(
             name="standard",
             warmup_cap_s=60.0,
-            min_blocks=MIN_BLOCKS,
-            max_blocks=MAX_BLOCKS,
+            num_blocks=40,
             target_pass_s=2.0,
             min_pass_s=0.5,
             num_processes=10,
@@ -72,8 +70,7 @@ EFFORTS: dict[str, Effort] = {
         Effort(
             name="rigorous",
             warmup_cap_s=60.0,
-            min_blocks=MAX_BLOCKS,
-            max_blocks=MAX_BLOCKS,
+            num_blocks=90,
             target_pass_s=4.0,
             min_pass_s=1.0,
             num_processes=15,

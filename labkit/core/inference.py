@@ -10,15 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-from labkit.core.stats import Estimate, FloatArray, t_quantile
+from labkit.core.stats import Estimate, FloatArray
 
 MIN_BLOCKS = 8
-MAX_BLOCKS = 30
 _MAX_EXACT_BLOCKS = 16
 _NUM_PATTERNS = 2**14
 
@@ -95,52 +93,6 @@ def aa_noise(rates: npt.ArrayLike) -> float:
 def smallest_resolving_blocks(num_candidates: int, *, alpha: float = 0.01) -> int:
     """Fewest blocks, at least 8, whose smallest p-value passes Holm's first step: 2 / 2^n <= alpha / m."""
     return max(MIN_BLOCKS, math.ceil(math.log2(2 * num_candidates / alpha)))
-
-
-def blocks_needed(
-    pilot: Sequence[npt.ArrayLike],
-    *,
-    effect: float = 0.03,
-    min_effect: float = 0.02,
-    alpha: float = 0.01,
-    power: float = 0.95,
-) -> int:
-    """Blocks, 8 to 30, in which a true `effect` on the rate is found with probability `power`.
-
-    `pilot` holds, for each candidate, its log ratios `[k]` in the pilot's blocks; about 8 serve, and they
-    are not used again. The noisiest candidate counts, at its upper 95 % confidence bound, since a short
-    pilot knows its noise badly. Found means beyond `min_effect` and significant after Holm over all
-    candidates. The cap of 30 is returned where even that is too few, above 3 % of noise in a block's log
-    ratio. Raises ValueError for a pilot without candidates or with a single block. Source: normal form of
-    the noncentral t, Abramowitz and Stegun 26.7.10.
-    """
-    if not pilot:
-        raise ValueError("pilot: expected at least one candidate, got none")
-    noise = max(_noise_bound(_as_log_ratios(log_ratios)) for log_ratios in pilot)
-    num_candidates = len(pilot)
-    margin = NormalDist().inv_cdf(power)
-    for num_blocks in range(smallest_resolving_blocks(num_candidates, alpha=alpha), MAX_BLOCKS):
-        standard_error, num_dof = noise / math.sqrt(num_blocks), num_blocks - 1
-        critical = t_quantile(1 - alpha / num_candidates / 2, num_dof)
-        needed = critical * (1 - 1 / (4 * num_dof)) + margin * math.sqrt(1 + critical**2 / (2 * num_dof))
-        is_significant = math.log1p(effect) >= needed * standard_error
-        is_beyond = math.log1p(effect) - math.log1p(min_effect) >= margin * standard_error
-        if is_significant and is_beyond:
-            return num_blocks
-    return MAX_BLOCKS
-
-
-def _noise_bound(log_ratios: FloatArray) -> float:
-    """Upper 95 % confidence bound of one block's standard deviation, if normal.
-
-    Source: chi-square quantile by Wilson and Hilferty (1931).
-    """
-    if log_ratios.size == 1:
-        raise ValueError("pilot: expected at least 2 blocks, got 1")
-    num_dof = log_ratios.size - 1
-    spread = 2 / (9 * num_dof)
-    chi_square = num_dof * (1 - spread + NormalDist().inv_cdf(0.05) * math.sqrt(spread)) ** 3
-    return float(np.std(log_ratios, ddof=1)) * math.sqrt(num_dof / chi_square)
 
 
 @lru_cache(maxsize=32)

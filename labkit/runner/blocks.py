@@ -7,16 +7,12 @@ from dataclasses import dataclass
 
 from labkit.bench.measure import change_noise, machine_noise
 from labkit.bench.validity import Calibrations, block_is_disturbed
-from labkit.core.effort import Effort
-from labkit.core.inference import blocks_needed, smallest_resolving_blocks
-from labkit.core.metrics import pass_values
 from labkit.core.run import Pass
 from labkit.core.trace import Trace
 from labkit.runner.crew import Crew
 from labkit.runner.process import Event, WorkerProcess
 from labkit.runner.subject import Subject
 
-_NUM_PILOT_BLOCKS = 4
 _ANSWER_TIMEOUT_S = 60.0
 _SLOWNESS = 20.0  # a pass that takes so many times its usual is given up
 
@@ -80,19 +76,6 @@ class Round:
         is_disturbed = block_is_disturbed(calibrations, passes, machine_noise=self.noise)
         return Block(answers, calibrations, is_disturbed)
 
-    def num_blocks(self, effort: Effort) -> int:
-        """How many blocks the comparison takes: from a pilot that is thrown away, before anything is looked at."""
-        # fewer blocks than this could not tell any of so many candidates apart from chance, whatever they showed
-        least = max(effort.min_blocks, smallest_resolving_blocks(max(1, len(self.live) - 1)))
-        if effort.min_blocks == effort.max_blocks or len(self.live) < 2:
-            return least
-        pilot = [self.block() for _ in range(_NUM_PILOT_BLOCKS)]
-        rates = [[_log_rate(block.answers[live.subject]) for block in pilot] for live in self.live]
-        if len(rates) < 2:
-            return least
-        log_ratios = [[ours - base for ours, base in zip(row, rates[0], strict=True)] for row in rates[1:]]
-        return max(least, min(effort.max_blocks, blocks_needed(log_ratios)))
-
     def _calibrate(self) -> float:
         """Seconds of the fixed kernel, in the first worker that is alive; as before where none is."""
         for live in self.live:
@@ -110,7 +93,3 @@ class Round:
 def pass_of(block: int, answer: Event, process: int = 0) -> Pass:
     """The Pass that a worker's answer tells of."""
     return Pass(block, Trace.of(answer["trace"]), answer["contention"], process)
-
-
-def _log_rate(answer: Event) -> float:
-    return math.log(pass_values(Trace.of(answer["trace"]))["output_tok_per_s"])

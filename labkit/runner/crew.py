@@ -58,7 +58,7 @@ class Crew:
         for worker in workers:
             worker.send("close")
         for worker in workers:
-            self._next_event(worker, _CLOSE_TIMEOUT_S)
+            self._next_event(worker, _CLOSE_TIMEOUT_S)  # "closed", or that it has ended
             self.end(worker)
 
     def end(self, worker: WorkerProcess) -> int:

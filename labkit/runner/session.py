@@ -105,7 +105,7 @@ class _Measurement:
         )
         self._rng = random.Random(f"{plan.seed}/order")
         self._indices = count()  # of the workload's draws: no two blocks share a prompt
-        self._next_block = self._num_blocks = 0
+        self._next_block = self._num_blocks = 0  # the latter in each process
         self._last_checkpoint_s = time.monotonic()
 
     def run(self, crew: Crew) -> None:
@@ -122,9 +122,12 @@ class _Measurement:
         self._header = replace(self._header, model=forecast["model"])
         needs = [Need(**need) for need in forecast["needs"]]
         groups = plan_rounds(needs, forecast["free_bytes"])
-        num_processes = self._effort.num_processes
-        if num_processes > 1:  # each is one observation, and fewer could not tell so many candidates apart
-            num_processes = max(num_processes, smallest_resolving_blocks(max(1, len(self._subjects) - 1)))
+        # fewer observations than this could not tell any of so many candidates apart from chance, whatever they showed
+        least = smallest_resolving_blocks(max(1, len(self._subjects) - 1))
+        num_processes = (
+            self._effort.num_processes if self._effort.num_processes == 1 else max(self._effort.num_processes, least)
+        )
+        self._num_blocks = -(-max(self._effort.num_blocks, least) // num_processes)
         rounds = [[self._subjects[i] for i in group] for group in groups for _ in range(num_processes)]
         first = self._start(crew, rounds[0])  # they import what they need while the scout computes the reference
         self._prove(crew, scout)
@@ -132,7 +135,7 @@ class _Measurement:
             self._report.enter(number, len(rounds))
             lives = self._open(crew, first if number == 0 else self._start(crew, subjects))
             if lives:
-                self._measure(Round(crew, lives, rng=self._rng, indices=self._indices), number, num_processes)
+                self._measure(Round(crew, lives, rng=self._rng, indices=self._indices), number)
             crew.close([live.worker for live in lives if live.subject.is_measuring])  # others have ended already
             for subject in subjects:
                 if not any(subject in later for later in rounds[number + 1 :]):
@@ -190,23 +193,20 @@ class _Measurement:
                     "warm",
                     timeout_s=_STAGE_TIMEOUT_S,
                     spec=spec,
-                    effort=effort if not subject.ready else "quick",  # what it is like is known from the first process
+                    effort=effort,
                     is_first=not subject.ready,
                 )
                 subject.warm(answer)
                 warm.append(replace(live, calibrations_s=answer["calibrations_s"]))
         return warm
 
-    def _measure(self, lap: Round, process: int, num_processes: int) -> None:
+    def _measure(self, lap: Round, process: int) -> None:
         """Measure blocks until there are enough that nothing disturbed."""
-        self._report(0.4, "finding out how many blocks it takes")
-        if process % num_processes == 0:  # the first of its kind; those after it take as many
-            self._num_blocks = -(-lap.num_blocks(self._effort) // num_processes)
         num_blocks = self._num_blocks
         num_spare = max(1, int(_MAX_RERUNS * num_blocks))
         num_done = 0
         while num_done < num_blocks and lap.live:
-            self._report(0.45 + 0.55 * num_done / num_blocks, f"block {num_done + 1} of {num_blocks}")
+            self._report(0.4 + 0.6 * num_done / num_blocks, f"block {num_done + 1} of {num_blocks}")
             block = lap.block()
             if block.is_disturbed and num_spare:
                 num_spare -= 1

@@ -77,10 +77,9 @@ class Subject:
             self.stop("failed", str(error))
 
     def warm(self, answer: Event) -> None:
-        """Note what its worker says; of several processes the first one's, and whether all of them became steady."""
+        """Note what its worker says; of several processes the first one's, which alone is watched until steady."""
         if not self.ready:
             self.ready, self.token_share, self.repeats = answer, answer["token_share"], answer["repeats"]
-        self.ready["build"]["is_steady"] &= answer["build"]["is_steady"]
 
     def keep(self, measured: Pass, calibrations: Calibrations, *, machine_noise: float, peak_memory_bytes: int) -> None:
         """Add a pass and the calibrations around its block."""

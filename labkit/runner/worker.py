@@ -12,7 +12,7 @@ Commands on stdin, events on stdout, one JSON line each:
                                                  limit, prediction}
     pass      {index, token_share, repeats} → trace {trace, contention, peak_memory_bytes}
     calibrate                           → calibration {seconds}
-    close                               the worker ends
+    close                               → closed, after which there is nothing left that a kill could spoil
 
 An error is one event {kind: "usage" | "failed", text}, after which the worker ends.
 """
@@ -58,8 +58,9 @@ class Worker:
             for command in self._channel.commands():
                 name = command.pop("command")
                 if name == "close":
-                    return
+                    break
                 verbs[name](**command)
+        self._channel.send("closed")
 
     def _prepare(self, *, order: dict[str, str]) -> None:
         self._opener.prepare(Order(**order))
@@ -86,7 +87,7 @@ class Worker:
         self._spec = WorkloadSpec(**spec)
         system, device = self._target.system, self._order.device
         system.prepare(self._spec.draw(-1))  # all of it has to fit, even where passes run a share of it
-        warmup = warm_up(system, self._spec, effort=effort)
+        warmup = warm_up(system, self._spec, effort=effort, is_known=not is_first)
         facts = {**system.facts(), **self._target.process, "load_s": self._target.load_s}
         cost = system.cost(shortened(self._spec, warmup.token_share))  # of the work that measured passes do
         # a System that states no cost, as other projects' engines, has neither limit nor prediction

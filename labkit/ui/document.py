@@ -10,7 +10,8 @@ from labkit.bench.comparison import Comparison, compare
 from labkit.core.errors import LabkitError, Unavailable, UsageError
 from labkit.core.run import SCHEMA, Run
 from labkit.ui import report
-from labkit.ui.executed import executed_report, require_jupyter
+from labkit.ui.executed import executed_report
+from labkit.ui.jupyter import require_jupyter
 
 if TYPE_CHECKING:
     import pandas as pd

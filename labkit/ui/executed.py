@@ -4,15 +4,15 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from labkit.core.errors import LabkitError, Unavailable, UsageError
+from labkit.core.errors import LabkitError, UsageError
 from labkit.core.run import Run
 from labkit.runner.store import FILE_NAME, Store
 from labkit.ui import prose
+from labkit.ui.jupyter import require_jupyter
 from labkit.ui.markup import text
 from labkit.ui.report import chapters
 
@@ -28,20 +28,6 @@ _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-
-
-def require_jupyter() -> None:
-    """Find out before anything is measured that notebooks can be executed.
-
-    Raises:
-        Unavailable: a package of the extra `notebooks` is missing.
-    """
-    missing = [name for name in ("ipykernel", "nbclient", "nbformat") if find_spec(name) is None]
-    if missing:
-        raise Unavailable(
-            f"executing a notebook was asked for; not installed here: {', '.join(missing)}; "
-            "install them: pip install 'labkit[notebooks]'"
-        )
 
 
 def execute(notebook: "NotebookNode", *, folder: Path, home: Path) -> None:

@@ -1,6 +1,6 @@
 """Forecast: what can be said of a Recipe before it is measured: its bytes, the machine's limit, the predicted rate."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,13 @@ from typing import Any
 from labkit.bench.ceilings import known_ceilings
 from labkit.bench.limit import limit, predict
 from labkit.core.errors import LabkitError
+from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
 from labkit.engine.cost import DecoderCost
 from labkit.model.source import sizes_of
 from labkit.optimizations import bind
 from labkit.ui import units
+from labkit.ui.readings import value
 
 
 @dataclass(frozen=True)
@@ -21,19 +23,26 @@ class Forecast:
 
     recipe: str
     device: str
+    model: str
+    workload_hash: str
     weights_bytes: float
     bound: str
     limit_per_s: float
     predicted_per_s: float
 
-    @property
-    def text(self) -> str:
-        """The forecast as a sentence."""
+    def told(self, runs: Iterable[Run]) -> str:
+        """The forecast as a sentence, with what the newest of these Runs measured of it."""
+        measured = [run for run in runs if self._is_of(run) and value(run, "decode_tok_per_s") is not None]
+        head = f"Measured {units.rate(value(measured[-1], 'decode_tok_per_s'))}" if measured else "Not measured yet"
         return (
-            f"Not measured yet: weights {units.size(self.weights_bytes)}; decoding is bound by {self.bound}, at most "
+            f"{head}: weights {units.size(self.weights_bytes)}; decoding is bound by {self.bound}, at most "
             f"{units.rate(self.limit_per_s)} on this machine; {units.rate(self.predicted_per_s)} are expected"
             f" before what kernels add."
         )
+
+    def _is_of(self, run: Run) -> bool:
+        seen = (run.recipe, run.device, run.model.get("name"), run.workload_hash)
+        return run.is_valid and seen == (self.recipe, self.device, self.model, self.workload_hash)
 
 
 def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_folder: Path) -> Forecast | None:
@@ -57,6 +66,8 @@ def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_
     return Forecast(
         recipe=bound.recipe.text,
         device=device,
+        model=model,
+        workload_hash=spec.hash,
         weights_bytes=cost.weights_bytes,
         bound=most["decode"]["bound"],
         limit_per_s=most["decode_tok_per_s"],

@@ -63,7 +63,7 @@ def ahead(runs: Sequence[Run], forecast: Forecast, *, theme: Theme = LIGHT) -> P
     recipe_ticks(ax, [*(name for name, _, _ in drawn), f"{name} (switched on)"], theme)
     ax.set_xlim(0, max(ax.get_xlim()[1] if drawn else 0, 1.4 * forecast.limit_per_s))
     caption(ax, theme, x="decode tokens per second  (dashed: expected, upright mark: the machine's limit)")
-    return Picture("forecast", "Switched on", f"{name}: {forecast.text}", figure)
+    return Picture("forecast", "Switched on", f"{name}: {forecast.told(runs)}", figure)
 
 
 def latency(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:

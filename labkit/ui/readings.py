@@ -1,5 +1,6 @@
 """Reading a Run for display: its labels, metrics, limit and quality, each None where the Run has none."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,9 +43,18 @@ def value(run: Run, metric: str) -> float | None:
 
 
 def labels(runs: Sequence[Run]) -> dict[str, str]:
-    """What each Run is called, by id: its recipe, with the device where the Runs are of several."""
+    """What each Run is called, by id: its recipe, with the device where the Runs are of several.
+
+    Runs of one recipe and device are numbered from the second on, so that no two share a name.
+    """
     has_devices = len({run.device for run in runs}) > 1
-    return {run.id: f"{run.label} · {run.device}" if has_devices else run.label for run in runs}
+    named: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    for run in runs:
+        name = f"{run.label} · {run.device}" if has_devices else run.label
+        seen[name] += 1
+        named[run.id] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+    return named
 
 
 def limit_of(run: Run, metric: str) -> float | None:
@@ -54,8 +64,13 @@ def limit_of(run: Run, metric: str) -> float | None:
 
 
 def share_of_limit(run: Run) -> float | None:
-    """What part of the machine's limit the Run reached (1 = all)."""
-    return share(run.limit, run.metrics) if run.limit else None
+    """What part of the machine's limit the Run reached (1 = all).
+
+    None where a Run is faster than a limit that was measured while the machine had other work: such a limit is too low.
+    """
+    reached = share(run.limit, run.metrics) if run.limit else None
+    is_known = reached is None or reached <= 1 or run.limit is None or run.limit.get("is_calm", True)
+    return reached if is_known else None
 
 
 def quality_measure(runs: Sequence[Run]) -> str | None:

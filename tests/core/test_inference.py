@@ -7,10 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from labkit.core.inference import (
-    MAX_BLOCKS,
     MIN_BLOCKS,
     aa_noise,
-    blocks_needed,
     holm,
     sign_flip_interval,
     sign_flip_test,
@@ -117,35 +115,6 @@ def test_aa_noise_sees_little_of_a_slow_drift():
 def test_more_candidates_need_more_blocks_for_holm_to_resolve(num_candidates, num_blocks):
     assert smallest_resolving_blocks(num_candidates) == num_blocks
     assert num_blocks == MIN_BLOCKS or 2 / 2 ** (num_blocks - 1) > 0.01 / num_candidates
-
-
-def pilot(noise, *, num_candidates=1, num_blocks=8):
-    """Pilot log ratios whose standard deviation is exactly `noise`."""
-    row = np.random.default_rng(0).normal(size=num_blocks)
-    return [noise * (row - row.mean()) / row.std(ddof=1)] * num_candidates
-
-
-def test_a_quiet_pilot_asks_for_as_few_blocks_as_can_resolve():
-    assert blocks_needed(pilot(0.001)) == MIN_BLOCKS
-    assert blocks_needed(pilot(0.001, num_candidates=20)) == 12
-
-
-def test_blocks_grow_with_noise_and_with_candidates_up_to_30():
-    by_noise = [blocks_needed(pilot(noise)) for noise in (0.005, 0.01, 0.015, 0.1)]
-    assert by_noise == sorted(set(by_noise))
-    assert by_noise[-1] == MAX_BLOCKS
-    assert blocks_needed(pilot(0.012)) < blocks_needed(pilot(0.012, num_candidates=6))
-
-
-def test_a_shorter_pilot_is_trusted_less():
-    assert blocks_needed(pilot(0.012, num_blocks=4)) > blocks_needed(pilot(0.012, num_blocks=16))
-
-
-def test_a_pilot_needs_a_candidate_and_two_blocks():
-    with pytest.raises(ValueError, match="at least one candidate"):
-        blocks_needed([])
-    with pytest.raises(ValueError, match="at least 2 blocks"):
-        blocks_needed([[0.01]])
 
 
 @pytest.mark.parametrize("log_ratios", [[], [float("nan")], [[0.1], [0.2]]])

@@ -134,7 +134,7 @@ class MockMachine:
         self._num_passes = self._num_calibrations = 0
         self._habits: dict[str, str] = {}
 
-    def warm_up(self, system: MockSystem, spec: WorkloadSpec, *, effort: str) -> measure.Warmup:
+    def warm_up(self, system: MockSystem, spec: WorkloadSpec, *, effort: str, is_known: bool) -> measure.Warmup:
         self._habits = system.habits
         return measure.Warmup(0.5, True, 3, 0.002, 1.0, 1, (0.01, 0.01, 0.01))
 

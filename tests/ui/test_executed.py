@@ -12,7 +12,7 @@ from labkit import cli
 from labkit.core.errors import LabkitError, Unavailable, UsageError
 from labkit.core.paths import home
 from labkit.runner.store import FILE_NAME, Store
-from labkit.ui import document, executed
+from labkit.ui import document, executed, jupyter
 from labkit.ui.executed import IGNORE_TAG, execute, strip
 from labkit.ui.notebooks import lessons
 
@@ -62,7 +62,7 @@ def test_a_report_of_runs_that_no_history_holds_is_written_all_the_same(make, tm
 
 
 def test_without_the_extra_nothing_is_measured_and_the_remedy_is_named(monkeypatch) -> None:
-    monkeypatch.setattr(executed, "find_spec", lambda name: None if name == "nbclient" else find_spec(name))
+    monkeypatch.setattr(jupyter, "find_spec", lambda name: None if name == "nbclient" else find_spec(name))
     with pytest.raises(Unavailable, match=r"not installed here: nbclient; .* pip install 'labkit\[notebooks\]'"):
         document.report_kind(Path("report.ipynb"))
 

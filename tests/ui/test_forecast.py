@@ -1,6 +1,7 @@
 """The forecast: what the cost model says before anything is measured."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from labkit.core.errors import UsageError
 from labkit.core.machine import machine
 from labkit.core.workload import WORKLOADS
 from labkit.ui.forecast import Forecast, forecast
+from tests.ui.conftest import make_run
 
 KNOWN = Ceilings("made up", "measured", ((2.0**18, 50e9), (2.0**31, 50e9)), {"fp32": 1e11, "bf16": 2e11}, 2e-6)
 
@@ -35,7 +37,23 @@ def test_fewer_bits_raise_the_limit_where_memory_binds(folder: Path) -> None:
     assert fp32.limit_per_s < int8.limit_per_s < int4.limit_per_s
     assert fp32.weights_bytes == pytest.approx(4 * 100.1e6, rel=0.01)
     assert all(one.predicted_per_s < one.limit_per_s for one in (fp32, int8, int4))
-    assert "at most" in int8.text
+    assert int8.told(()).startswith("Not measured yet: weights ")
+    assert "at most" in int8.told(())
+
+
+def test_what_was_measured_is_told_beside_what_is_expected(folder: Path) -> None:
+    expected = made("kv_cache", folder)
+    assert expected is not None
+    run = make_run("kv_cache", itl_s=0.01, model={"name": "llama-125m"}, workload_hash=WORKLOADS["chat"].hash)
+    assert expected.told([run]).startswith("Measured ")
+    for other in (
+        replace(run, recipe="kv_cache(block_size=16)"),
+        replace(run, device="cuda"),
+        replace(run, model={"name": "pylm"}),
+        replace(run, workload_hash="another"),
+        replace(run, status="interrupted"),
+    ):
+        assert expected.told([other]).startswith("Not measured yet")
 
 
 def test_a_model_without_known_sizes_or_ceilings_has_none(folder: Path, tmp_path: Path) -> None:

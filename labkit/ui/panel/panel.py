@@ -242,7 +242,6 @@ class Panel:
                 )
             except LabkitError as error:
                 self._message.value = _line(str(error), css="invalid")
-        self._ahead.value = _line(expected.text, css="key") if expected is not None else ""
         self._refresh()
         self._draw(Content(self.runs, expected))
 
@@ -307,6 +306,8 @@ class Panel:
 
     def _draw(self, content: Content) -> None:
         self._content = content
+        expected = content.forecast
+        self._ahead.value = _line(expected.told(content.runs), css="key") if expected is not None else ""
         self._render()
 
     def _render(self) -> None:
