@@ -202,6 +202,27 @@ def test_the_catalog_lists_every_technique_with_its_knobs(capsys):
     assert "kv_cache" in capsys.readouterr().out
 
 
+def test_lab_becomes_a_jupyterlab_that_only_this_machine_can_reach(monkeypatch, tmp_path):
+    pytest.importorskip("jupyterlab", reason="the extra notebooks is not installed")
+    (tmp_path / "00_first.ipynb").touch()
+    started = []
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append([path, *command]))
+    assert cli.main(["lab", "--folder", str(tmp_path), "--port", "8123", "--no-browser"]) == 0
+    (command,) = started
+    assert command[0] == command[1] == sys.executable
+    assert command[4] == str(tmp_path)
+    assert {"--ServerApp.ip=127.0.0.1", "--ServerApp.port=8123", "--LabApp.news_url=None", "--no-browser"} <= {*command}
+
+
+def test_lab_without_notebooks_or_without_jupyter_is_one_line(monkeypatch, tmp_path, capsys):
+    assert cli.main(["lab", "--folder", str(tmp_path)]) == 2
+    assert "call this in a checkout or give --folder" in capsys.readouterr().err
+    (tmp_path / "00_first.ipynb").touch()
+    monkeypatch.setattr("labkit.ui.jupyter.find_spec", lambda name: None)
+    assert cli.main(["lab", "--folder", str(tmp_path)]) == 2
+    assert "not installed here: ipywidgets, jupyterlab; install them" in capsys.readouterr().err
+
+
 def test_the_version_is_printed(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("labkit ")

@@ -55,7 +55,7 @@ class Transformer(nn.Module):
         with torch.device(device):
             # from a tensor: what nn.Embedding draws by itself on the meta device loads a second's worth of torch
             table = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
-            self.embed_tokens = nn.Embedding(*table.shape, _weight=table)
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)
             self.layers = nn.ModuleList(Block(config, index, dtype) for index in range(config.num_layers))
             self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
             if not config.is_tied:

@@ -1,6 +1,7 @@
 """The panel as a reader has it: in JupyterLab, in a real browser."""
 
 import os
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.browser.conftest import Seen, Server, open_and_run, wait_for
+from tests.browser.conftest import Seen, open_and_run
+from tests.browser.servers import PANEL, Server, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -51,7 +53,7 @@ def pictures(page: Any) -> list[str]:
 
 @pytest.fixture
 def panel(page: Any, server: Server) -> Any:
-    open_and_run(page, server, "panel.ipynb")
+    open_and_run(page, server, PANEL)
     page.wait_for_selector(".labkit-panel button:text-is('Run')", timeout=20_000)
     return page
 
@@ -85,6 +87,20 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
     wait_for(lambda: {process.pid for process in workers()} <= before, 5, "no worker left", page=panel)
     panel.wait_for_selector(".labkit-panel >> text=cancelled", timeout=10_000)
     assert button(panel, "Run").is_enabled()
+    assert seen == Seen()
+
+
+@pytest.mark.slow
+def test_twenty_cancels_at_random_moments_leave_no_process(panel: Any, seen: Seen) -> None:
+    before, rng = {process.pid for process in workers()}, random.Random(0)
+    for _ in range(20):
+        button(panel, "Run").click()
+        wait_for(lambda: button(panel, "Cancel").is_enabled(), 10, "a measurement", page=panel)
+        panel.wait_for_timeout(rng.uniform(0, 6_000))
+        if button(panel, "Cancel").is_enabled():  # else it ended by itself
+            button(panel, "Cancel").click()
+        wait_for(lambda: {process.pid for process in workers()} <= before, 5, "no worker left", page=panel)
+        wait_for(lambda: button(panel, "Run").is_enabled(), 10, "Run to be enabled", page=panel)
     assert seen == Seen()
 
 

@@ -1,5 +1,7 @@
 """The panel over mock workers: what a reader can do with it, and what it must not do."""
 
+import random
+import sqlite3
 import sys
 import threading
 import time
@@ -10,6 +12,7 @@ import pytest
 
 pytest.importorskip("ipywidgets", reason="the extra notebooks is not installed")
 
+from labkit.core.errors import Unavailable
 from labkit.lab import Lab
 from labkit.optimizations import CATALOG
 from labkit.runner.store import FILE_NAME, Store
@@ -112,6 +115,62 @@ def test_cancel_ends_the_workers_and_run_works_again(tmp_path: Path) -> None:
     assert panel.runs[-1].recipe == "kv_cache"
 
 
+@pytest.mark.usefixtures("no_process_left")
+def test_twenty_cancels_at_random_moments_leave_no_process_and_a_panel_that_runs(tmp_path: Path) -> None:
+    panel, rng = make_lab(tmp_path, "mock token_s=0.01 child=1").panel(), random.Random(0)
+    for _ in range(20):
+        panel.run()
+        assert panel.is_running
+        time.sleep(rng.uniform(0, 1.5))
+        panel.cancel()
+        panel.wait(5)
+    panel.run()
+    panel.wait(TIMEOUT_S)
+    assert [run.recipe for run in panel.runs[-2:]] == ["", "kv_cache"]
+    assert all(run.status == "done" for run in panel.runs[-2:])
+
+
+def test_a_history_that_another_process_holds_is_told_and_the_runs_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labkit.runner.store._BUSY_TIMEOUT_S", 0.1)
+    panel = make_lab(tmp_path).panel()
+    with sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        panel.run()
+        panel.wait(TIMEOUT_S)
+        assert "database is locked" in panel._outcome.value
+        panel._tabs.selected_index = len(VIEWS)
+        assert "database is locked" in panel._history.value
+        holder.execute("ROLLBACK")
+    holder.close()
+    assert len(panel.runs) == 2
+    panel.run()
+    panel.wait(TIMEOUT_S)
+    assert "database is locked" not in panel._outcome.value
+
+
+def test_a_device_that_went_away_is_one_line(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(device: str) -> None:
+        raise Unavailable(f"device {device!r} was asked for; it went away")
+
+    monkeypatch.setattr("labkit.runner.session.machine", gone)
+    panel.run()
+    with pytest.raises(Unavailable):
+        panel.wait(TIMEOUT_S)
+    assert "it went away" in panel._outcome.value
+    assert not panel._run.disabled
+
+
+def test_absurd_numbers_are_bounded_by_the_fields(panel: Panel) -> None:
+    tokens = panel._settings._new_tokens
+    tokens.value = 10**9
+    assert tokens.value == tokens.max
+    tokens.value = -5
+    assert tokens.value == 1
+    assert panel._settings.spec.new_tokens == 1
+
+
 def test_a_workers_error_is_one_line_in_the_panel(tmp_path: Path) -> None:
     panel = make_lab(tmp_path, "mock refuse=kv_cache").panel()
     panel.run()
@@ -161,8 +220,6 @@ def test_a_recipe_alone_is_a_point_without_a_verdict(tmp_path: Path) -> None:
 
 
 def test_a_history_of_a_newer_schema_is_told_and_the_runs_are_shown(tmp_path: Path) -> None:
-    import sqlite3
-
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
