@@ -3,8 +3,8 @@
     python tests/benches/panel.py --tries 10
 
 Opens JupyterLab in headless Chromium as the browser tests do, on pylm at quick effort. Prints the seconds until the
-panel is shown after its cell runs, until a toggle has redrawn, and from a click on Run to the new point; then the decode
-rate of sessions that the panel shows over that of the same sessions without any panel, in turns. Takes about 15 s a try.
+panel is shown after its cell runs, until a toggle has redrawn, and from a click on Run to the new point; then the rate
+of sessions that the panel shows over that of the same sessions without any panel, in turns. Takes about 15 s a try.
 """
 
 import argparse
