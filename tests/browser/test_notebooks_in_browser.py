@@ -8,7 +8,7 @@ import pytest
 from tests.browser.conftest import Seen, browser_page, open_and_run
 from tests.browser.servers import NOTEBOOKS, Server, voila
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 LESSONS = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
 ERRORS = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error'], [data-mime-type$='.stderr']"
@@ -29,7 +29,7 @@ def test_the_lab_works_under_voila(tmp_path: Path, seen: Seen) -> None:
     pytest.importorskip("voila", reason="the extra voila is not installed")
     notebook = LESSONS[-1]
     with voila(tmp_path, notebook) as server, browser_page(server.url, seen) as page:
-        page.goto(server.url)
+        page.goto(server.url, wait_until="commit", timeout=VOILA_S * 1e3)  # it answers while cells run
         run = page.locator(".labkit-panel button:text-is('Run')")
         run.wait_for(timeout=VOILA_S * 1e3)
         check = page.locator(".labkit-panel label:has-text('Quantization') input[type=checkbox]")
