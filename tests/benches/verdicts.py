@@ -3,7 +3,7 @@
     python tests/benches/verdicts.py --tries 20 --slowdown 0.05
 
 Each try is one session of three recipes that differ in nothing but the size of a cache block; the worker of the third
-spins after every step for that share of the step's time. Prints one line a try and the counts; a try takes two to three minutes.
+spins after every step for that share of the step's time. Prints one line a try and the counts; a try takes 2 to 3 min.
 """
 
 import argparse
