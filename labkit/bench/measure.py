@@ -103,11 +103,8 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
         steady = is_steady(passes_s, window=window, machine_noise=machine_noise([calibrations_s]))
         warmup_s = time.perf_counter() - start_s
         num_looks = len(passes_s) - _NUM_WINDOWS * window + 1
-        if (
-            (is_known and len(passes_s) == _NUM_WINDOWS)
-            or steady
-            or (num_looks >= _MIN_LOOKS and warmup_s >= limits.warmup_cap_s)
-        ):
+        is_over = num_looks >= _MIN_LOOKS and warmup_s >= limits.warmup_cap_s
+        if steady or is_over or (is_known and len(passes_s) == _NUM_WINDOWS):
             pass_s = _whole_pass_s(trace, fitting, spec)
             repeats = limits.repeats(float(np.median(passes_s))) if spec.scenario == "single_stream" else 1
             return Warmup(warmup_s, steady, len(passes_s), pass_s, token_share, repeats, tuple(calibrations_s))

@@ -124,9 +124,9 @@ class _Measurement:
         groups = plan_rounds(needs, forecast["free_bytes"])
         # fewer observations than this could not tell any of so many candidates apart from chance, whatever they showed
         least = smallest_resolving_blocks(max(1, len(self._subjects) - 1))
-        num_processes = (
-            self._effort.num_processes if self._effort.num_processes == 1 else max(self._effort.num_processes, least)
-        )
+        num_processes = self._effort.num_processes
+        if num_processes > 1:  # each is one observation
+            num_processes = max(num_processes, least)
         self._num_blocks = -(-max(self._effort.num_blocks, least) // num_processes)
         rounds = [[self._subjects[i] for i in group] for group in groups for _ in range(num_processes)]
         first = self._start(crew, rounds[0])  # they import what they need while the scout computes the reference

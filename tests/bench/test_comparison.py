@@ -185,6 +185,18 @@ def test_one_process_each_may_owe_a_small_difference_to_luck():
     assert "two processes of one recipe can differ" in rows[0].decision.reason
 
 
+def test_a_pair_of_lone_processes_owes_it_to_luck_too_where_the_baseline_had_another_for_each_pair():
+    def alone(id, speed, process):
+        made, first = run(id, speed), process * NUM_BLOCKS
+        moved = [replace(one, block=first + one.block, process=process) for one in made.passes]
+        return replace(made, passes=tuple(moved))
+
+    parts = [alone("base", 100, process) for process in (0, 1)]
+    base = replace(parts[0], passes=(*parts[0].passes, *parts[1].passes))
+    rows = compare([base, alone("near", 104, 0), alone("far", 120, 1)]).rows
+    assert [row.decision.verdict for row in rows] == ["cannot tell", "faster"]
+
+
 def test_blocks_of_one_process_are_one_observation():
     def spread(id, speed, *, luck):
         made = run(id, speed, noise=0.001)

@@ -98,6 +98,11 @@ def test_a_constant_system_is_steady_after_three_windows_and_its_pass_known(know
     assert warmup.warmup_s == pytest.approx(9 * 0.05 + 2 * 0.03)
 
 
+def test_a_system_known_from_an_earlier_process_warms_up_in_three_passes(known_system, clock):
+    system = known_system(lambda k: 0.05 * 1.15**k, clock=clock)
+    assert warm_up(system, CHAT, effort="standard", is_known=True).num_passes == 3
+
+
 def test_a_system_that_keeps_slowing_down_is_never_steady(known_system, clock):
     warmup = warm_up(known_system(lambda k: 0.05 * 1.15**k, clock=clock), CHAT, effort="quick")
     assert not warmup.is_steady

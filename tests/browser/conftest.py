@@ -85,7 +85,7 @@ def open_and_run(page: Any, server: Server, notebook: str) -> None:
     """Open a notebook, wait for its kernel, run all cells and wait until all have run."""
     page.goto(server.address(notebook))
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=START_S * 1e3)
-    wait_for(lambda: _is_idle(server), START_S, "an idle kernel", page=page)
+    wait_for(lambda: _is_idle(server, notebook), START_S, "an idle kernel", page=page)
     page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")  # committed with outputs
     page.click("text=Run >> nth=0")
     page.click("li[data-command='runmenu:run-all']")
@@ -95,14 +95,13 @@ def open_and_run(page: Any, server: Server, notebook: str) -> None:
         ".map(p => p.textContent); return prompts.length >= num && prompts.every(t => /\\[\\d+\\]:/.test(t)); }"
     )
     page.wait_for_function(done, arg=num_cells, timeout=CELLS_S * 1e3)
-    wait_for(lambda: _is_idle(server), CELLS_S, "an idle kernel", page=page)
+    wait_for(lambda: _is_idle(server, notebook), CELLS_S, "an idle kernel", page=page)
 
 
-def _is_idle(server: Server) -> bool:
+def _is_idle(server: Server, notebook: str) -> bool:
+    """Whether this notebook's kernel waits for its page; those of pages that were closed have no connection."""
     try:
-        kernels = server.ask("kernels")
+        kernels = [one["kernel"] for one in server.ask("sessions") if one["path"] == notebook]
     except OSError:  # while a kernel starts the server may not know its state
         return False
-    return bool(kernels) and all(
-        kernel["execution_state"] == "idle" and kernel["connections"] > 0 for kernel in kernels
-    )
+    return any(kernel["execution_state"] == "idle" and kernel["connections"] > 0 for kernel in kernels)
