@@ -107,12 +107,12 @@ def lab(
     """Open JupyterLab on the notebooks: the lessons and the panel. It listens on this machine only."""
     import os
 
-    from labkit.ui.jupyter import lab_command
+    from labkit.ui.jupyter import lab_command, lab_environment
     from labkit.ui.notebooks import lessons
 
     lessons(folder)
     command = lab_command(folder, port=port, is_browser=browser)
-    os.execv(command[0], command)  # noqa: S606 - becomes JupyterLab, which then hears Ctrl-C itself
+    os.execve(command[0], command, lab_environment())  # noqa: S606 - becomes JupyterLab, which then hears Ctrl-C itself
 
 
 @app.command()

@@ -206,7 +206,7 @@ def test_lab_becomes_a_jupyterlab_that_only_this_machine_can_reach(monkeypatch, 
     pytest.importorskip("jupyterlab", reason="the extra notebooks is not installed")
     (tmp_path / "00_first.ipynb").touch()
     started = []
-    monkeypatch.setattr(os, "execv", lambda path, command: started.append([path, *command]))
+    monkeypatch.setattr(os, "execve", lambda path, command, environment: started.append([path, *command]))
     assert cli.main(["lab", "--folder", str(tmp_path), "--port", "8123", "--no-browser"]) == 0
     (command,) = started
     assert command[0] == command[1] == sys.executable

@@ -42,3 +42,12 @@ def lab_command(folder: Path, *, port: int | None = None, is_browser: bool = Tru
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container there is often no other user
         command.append("--allow-root")
     return command
+
+
+def lab_environment() -> dict[str, str]:
+    """This process's environment, and in it our defaults for JupyterLab's settings; a user's own come before them.
+
+    They live in `labconfig` beside this file: without them JupyterLab asks, over the panel, whether it may fetch news.
+    """
+    paths = (str(Path(__file__).parent), os.environ.get("JUPYTER_CONFIG_PATH", ""))
+    return {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join(path for path in paths if path)}

@@ -1,7 +1,6 @@
 """Servers on loopback with folders of their own: JupyterLab as `labkit lab` starts it, and Voilà."""
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.ui.jupyter import lab_command
+from labkit.ui.jupyter import lab_command, lab_environment
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 PANEL = "panel.ipynb"
@@ -109,7 +108,7 @@ def _notebooks(root: Path) -> Path:
 def _running(command: Sequence[str], root: Path) -> Iterator[None]:
     places = {f"JUPYTER_{name}_DIR": str(root / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     environment = {
-        **os.environ,
+        **lab_environment(),
         **places,
         "IPYTHONDIR": str(root / "ipython"),
         "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"),

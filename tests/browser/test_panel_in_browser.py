@@ -117,8 +117,10 @@ def test_a_recipe_typed_wrong_disables_run(panel: Any) -> None:
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
 def test_nothing_is_cut_off_at_1280_pixels(panel: Any, theme: str) -> None:
     panel.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    panel.wait_for_function("() => !document.querySelector('#jupyterlab-splash')", timeout=10_000)
     box = panel.locator(".labkit-panel").bounding_box()
     assert box["x"] + box["width"] <= 1280
+    assert panel.get_by_text("Jupyter news").count() == 0  # the question that a fresh JupyterLab asks, over the panel
     overflow = panel.locator(".labkit-panel").evaluate("panel => panel.scrollWidth - panel.clientWidth")
     assert overflow <= 1
     keep_screenshot(panel, f"panel-{theme.rsplit(maxsplit=1)[-1].lower()}")
