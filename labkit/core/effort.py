@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from labkit.core.inference import MIN_BLOCKS
 
 MAX_REPEATS = 64
+MIN_PASS_S = 0.1
+"""Length of one pass in seconds below which a single stream runs its requests more than once.
+
+No longer than it must be: what disturbs a machine lasts seconds, so recipes that take turns often share it fairly.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,22 +21,22 @@ class Effort:
 
     Attributes:
         warmup_cap_s: longest warm-up of one recipe, in seconds; three windows are always run.
-        num_blocks: blocks of a comparison, fixed before anything is looked at; more where so many recipes are compared
-            that fewer could tell none of them from chance.
         target_pass_s: length of one pass in seconds above which a recipe runs fewer tokens.
-        min_pass_s: length of one pass in seconds below which a single stream runs its requests more than once.
         num_processes: fresh processes that the blocks of each recipe are spread over; where there are several, each is
             one observation, the mean of its blocks, since these share its luck with memory.
+        min_blocks, max_blocks: fewest and most blocks in each process.
+        measured_s: seconds of passes in each process that a recipe should get, as far as these bounds allow.
         quality_tokens: tokens on which the output is compared with the fp32 reference.
         proof_prompts: prompts on which exact techniques are proven to leave the output as it was.
     """
 
     name: str
     warmup_cap_s: float
-    num_blocks: int
     target_pass_s: float
-    min_pass_s: float
     num_processes: int
+    min_blocks: int
+    max_blocks: int
+    measured_s: float
     quality_tokens: int
     proof_prompts: int
 
@@ -41,7 +46,12 @@ class Effort:
 
     def repeats(self, pass_s: float) -> int:
         """How often a pass goes through the requests of a single stream that takes `pass_s` seconds for them once."""
-        return max(1, min(MAX_REPEATS, math.ceil(self.min_pass_s / max(pass_s, 1e-9))))
+        return max(1, min(MAX_REPEATS, math.ceil(MIN_PASS_S / max(pass_s, 1e-9))))
+
+    def num_blocks(self, pass_s: float) -> int:
+        """Blocks in each process where the longest pass of a block takes `pass_s` seconds: the shorter, the more."""
+        wanted = math.ceil(self.measured_s / max(pass_s, 1e-9))
+        return min(max(wanted, self.min_blocks), self.max_blocks)
 
 
 EFFORTS: dict[str, Effort] = {
@@ -50,30 +60,33 @@ EFFORTS: dict[str, Effort] = {
         Effort(
             name="quick",
             warmup_cap_s=2.0,
-            num_blocks=MIN_BLOCKS,
             target_pass_s=0.5,
-            min_pass_s=0.1,
             num_processes=1,
+            min_blocks=MIN_BLOCKS,
+            max_blocks=MIN_BLOCKS,
+            measured_s=1.0,
             quality_tokens=512,
             proof_prompts=4,
         ),
         Effort(
             name="standard",
             warmup_cap_s=60.0,
-            num_blocks=40,
             target_pass_s=2.0,
-            min_pass_s=0.5,
             num_processes=10,
+            min_blocks=4,
+            max_blocks=16,
+            measured_s=3.0,
             quality_tokens=4096,
             proof_prompts=16,
         ),
         Effort(
             name="rigorous",
             warmup_cap_s=60.0,
-            num_blocks=90,
             target_pass_s=4.0,
-            min_pass_s=1.0,
             num_processes=15,
+            min_blocks=6,
+            max_blocks=32,
+            measured_s=6.0,
             quality_tokens=16384,
             proof_prompts=32,
         ),

@@ -61,7 +61,7 @@ class Round:
         answers = {}
         for live in order:
             subject = live.subject
-            timeout_s = _ANSWER_TIMEOUT_S + _SLOWNESS * subject.ready["pass_s"] * subject.token_share * subject.repeats
+            timeout_s = _ANSWER_TIMEOUT_S + _SLOWNESS * subject.pass_s
             with subject.guard():
                 answers[subject] = self._crew.ask(
                     live.worker,

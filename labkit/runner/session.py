@@ -105,7 +105,9 @@ class _Measurement:
         )
         self._rng = random.Random(f"{plan.seed}/order")
         self._indices = count()  # of the workload's draws: no two blocks share a prompt
-        self._next_block = self._num_blocks = 0  # the latter in each process
+        # fewer observations than this could not tell any of so many candidates apart from chance, whatever they showed
+        self._least = smallest_resolving_blocks(max(1, len(self._subjects) - 1))
+        self._next_block = 0
         self._last_checkpoint_s = time.monotonic()
 
     def run(self, crew: Crew) -> None:
@@ -122,12 +124,9 @@ class _Measurement:
         self._header = replace(self._header, model=forecast["model"])
         needs = [Need(**need) for need in forecast["needs"]]
         groups = plan_rounds(needs, forecast["free_bytes"])
-        # fewer observations than this could not tell any of so many candidates apart from chance, whatever they showed
-        least = smallest_resolving_blocks(max(1, len(self._subjects) - 1))
         num_processes = self._effort.num_processes
         if num_processes > 1:  # each is one observation
-            num_processes = max(num_processes, least)
-        self._num_blocks = -(-max(self._effort.num_blocks, least) // num_processes)
+            num_processes = max(num_processes, self._least)
         rounds = [[self._subjects[i] for i in group] for group in groups for _ in range(num_processes)]
         first = self._start(crew, rounds[0])  # they import what they need while the scout computes the reference
         self._prove(crew, scout)
@@ -202,7 +201,7 @@ class _Measurement:
 
     def _measure(self, lap: Round, process: int) -> None:
         """Measure blocks until there are enough that nothing disturbed."""
-        num_blocks = self._num_blocks
+        num_blocks = self._num_blocks([live.subject for live in lap.live])
         num_spare = max(1, int(_MAX_RERUNS * num_blocks))
         num_done = 0
         while num_done < num_blocks and lap.live:
@@ -221,6 +220,11 @@ class _Measurement:
             self._next_block += 1
             num_done += 1
             self._checkpoint(lap)
+
+    def _num_blocks(self, subjects: Sequence[Subject]) -> int:
+        """Blocks in one process, from pass times of the first one's warm-up, so before anything is compared."""
+        num_blocks = self._effort.num_blocks(max((one.pass_s for one in subjects), default=0.0))
+        return num_blocks if self._effort.num_processes > 1 else max(num_blocks, self._least)
 
     def _checkpoint(self, lap: Round) -> None:
         """Keep what was measured so far, now and then, so that it outlives a kill of this process."""

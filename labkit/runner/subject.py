@@ -59,6 +59,11 @@ class Subject:
         """Whether more passes are expected of it."""
         return self.status == "measuring"
 
+    @property
+    def pass_s(self) -> float:
+        """Seconds that a measured pass should take, from the warm-up of its first process."""
+        return float(self.ready["pass_s"] * self.token_share * self.repeats)
+
     def stop(self, status: Literal["done", "interrupted", "failed"], error: str = "") -> None:
         """No more passes will come; only the first reason counts."""
         if self.is_measuring:

@@ -66,7 +66,7 @@ def run(tries: int, slowdown: float, effort: str, model: str) -> None:
         for name, row in zip(counts, rows[-2:], strict=True):
             verdict = row.decision.verdict if row.decision else "refused"
             counts[name][verdict] += 1
-            detail = f"{row.decision.ratio.value:.4f}" if row.decision else row.refusal
+            detail = f"{row.decision.ratio.value:.4f}; {row.decision.reason}" if row.decision else row.refusal
             words.append(f"{name}: {verdict} ({detail})")
         blocks = next((row.decision.num_blocks for row in rows if row.decision), 0)
         print(
