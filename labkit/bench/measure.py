@@ -34,6 +34,8 @@ _NOISE_FACTOR = 3.0
 _NORMAL = 1.4826  # median absolute deviation → standard deviation, for normal noise
 _MIN_CHANGES = 5
 
+_PRIME_S = 0.05  # after a pause threads share cores for some time slices of the scheduler, 3 to 4 ms each
+
 _CALIBRATION_REPEATS = 3
 _CALIBRATION_SHAPE = (16, 64, 64)  # matrices that stay in the second-level cache, too small to be spread over threads
 _CALIBRATION_GEMMS = 32
@@ -152,10 +154,10 @@ def measure_pass(
 ) -> Measured:
     """Measure pass `index` (0 or more): prompts drawn and prepared outside the clock, garbage collection off inside it.
 
-    Before it the System moves to other memory, so that the pages it happened to get do not pass for its speed. A pass
-    that would be too short to be told from noise goes through its requests `repeats` times, with new prompts. Source:
-    Mytkowicz et al., Producing Wrong Data Without Doing Anything Obviously Wrong (2009); Curtsinger and Berger,
-    STABILIZER (2013).
+    Before it the System moves to other memory, so that the pages it happened to get do not pass for its speed, and runs
+    unmeasured for a moment, so that neither does what the machine has to do after a pause. A pass that would be too
+    short to be told from noise goes through its requests `repeats` times, with new prompts. Source: Mytkowicz et al.,
+    Producing Wrong Data Without Doing Anything Obviously Wrong (2009); Curtsinger and Berger, STABILIZER (2013).
 
     Raises:
         UsageError: the System cannot serve the workload. ValueError: a negative index, which warm-up passes have.
@@ -164,7 +166,18 @@ def measure_pass(
         raise ValueError(f"index: expected 0 or more, got {index}; negative ones are for warm-up")
     fitting = shortened(spec, token_share)
     system.relocate()
+    prime(system, spec)
     return _pass(system, replace(fitting, num_requests=repeats * fitting.num_requests), index)
+
+
+def prime(system: System, spec: WorkloadSpec) -> None:
+    """Serve single short requests for a moment, at least one: threads find their cores, caches fill, clocks rise."""
+    one = replace(shortened(spec, 0.0), scenario="single_stream", num_requests=1, rate_per_s=None)
+    prepared, start_s = system.prepare(one.draw(-1)), time.perf_counter()
+    while True:
+        system.serve(prepared)
+        if time.perf_counter() - start_s >= _PRIME_S:
+            return
 
 
 def shortened(spec: WorkloadSpec, token_share: float) -> WorkloadSpec:

@@ -3,6 +3,7 @@ import gc
 import numpy as np
 import pytest
 
+from labkit.bench import measure
 from labkit.bench.measure import calibrate, change_noise, is_steady, machine_noise, measure_pass, shortened, warm_up
 from labkit.bench.validity import MAX_CONTENTION, contention
 from labkit.core.errors import UsageError
@@ -31,11 +32,19 @@ def check_known_delays(traces, *, abs):
         assert metrics[name]["value"] == pytest.approx(value_s, rel=0.01, abs=abs), name
 
 
+@pytest.fixture
+def unprimed(monkeypatch):
+    """Only what is measured reaches the System."""
+    monkeypatch.setattr(measure, "prime", lambda system, spec: None)
+
+
+@pytest.mark.usefixtures("unprimed")
 def test_known_delays_come_back_within_one_percent(known_system, clock):
     system = known_system(*DELAYS, clock=clock)
     check_known_delays([measure_pass(system, CHAT, index).trace for index in range(70)], abs=0)
 
 
+@pytest.mark.usefixtures("unprimed")
 def test_known_delays_come_back_within_a_millisecond_by_the_wall_clock(known_system):
     system = known_system(*DELAYS)
     measured = [measure_pass(system, CHAT, index) for index in range(70)]
@@ -45,6 +54,7 @@ def test_known_delays_come_back_within_a_millisecond_by_the_wall_clock(known_sys
     check_known_delays([one.trace for one in measured], abs=1e-3)
 
 
+@pytest.mark.usefixtures("unprimed")
 def test_garbage_collection_is_off_inside_and_restored_outside(known_system):
     seen = []
 
@@ -73,6 +83,7 @@ def test_contention_is_a_share(known_system):
     assert 0 <= measure_pass(known_system(lambda k: 0.02), CHAT, 0).contention <= 1
 
 
+@pytest.mark.usefixtures("unprimed")
 def test_measured_prompts_differ_from_those_of_the_warm_up(known_system, clock):
     system = known_system(lambda k: 0.001, clock=clock)
     warm_up(system, CHAT, effort="quick")
@@ -82,6 +93,25 @@ def test_measured_prompts_differ_from_those_of_the_warm_up(known_system, clock):
     measured = {workload.requests[0].prompt for workload in system.served[-8:]}
     assert len(measured) == 8
     assert warm.isdisjoint(measured)
+
+
+def test_a_pass_is_primed_with_short_requests_of_the_warm_up_after_the_system_has_moved(known_system, clock):
+    done = []
+
+    class Moving(known_system):
+        def relocate(self):
+            done.append("relocate")
+
+        def serve(self, prepared):
+            done.append((prepared.scenario, [(one.prompt, one.max_new_tokens) for one in prepared.requests]))
+            return super().serve(prepared)
+
+    spec = WorkloadSpec("load", "server", prompt_tokens=8, new_tokens=4, num_requests=2, rate_per_s=9.0)
+    measure_pass(Moving(lambda k: 0.02, lambda k: 0.01, clock=clock), spec, 0)
+    moved, *primed, measured = done
+    assert moved == "relocate"
+    assert primed == [("single_stream", [(spec.draw(-1).requests[0].prompt, 2)])] * 2  # of 30 ms each, for 50 ms
+    assert measured == ("server", [(one.prompt, 4) for one in spec.draw(0).requests])
 
 
 def test_negative_passes_are_kept_for_the_warm_up(known_system):
@@ -126,9 +156,9 @@ def test_a_slow_system_warms_up_with_fewer_tokens_and_foretells_its_whole_pass(k
 
 
 def test_a_fast_stream_goes_through_its_requests_more_than_once(known_system, clock):
-    system = known_system(lambda k: 0.02, lambda k: 0.011, clock=clock)
+    system = known_system(lambda k: 0.002, lambda k: 0.0011, clock=clock)
     warmup = warm_up(system, CHAT, effort="standard")
-    assert warmup.repeats == 10  # of 0.053 s, to last the 0.5 s that a standard pass should
+    assert warmup.repeats == 19  # of 5.3 ms, to last the 0.1 s that a pass should
     trace = measure_pass(system, CHAT, 0, repeats=3).trace
     assert trace.num_outputs == 3 * CHAT.new_tokens
     assert len({request.prompt for request in system.served[-1].requests}) == 3

@@ -153,5 +153,6 @@ class MockMachine:
 
 if __name__ == "__main__":
     machine = MockMachine()
+    measure.prime = lambda system, spec: None  # sleep needs none
     measure.warm_up, measure.measure_pass, measure.calibrate = machine.warm_up, machine.measure_pass, machine.calibrate
     sys.exit(main(MockOpener(Path(sys.argv[1]))))

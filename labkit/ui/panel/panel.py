@@ -17,16 +17,17 @@ from labkit.runner.plan import Progress
 from labkit.runner.session import OnProgress
 from labkit.ui import prose, show
 from labkit.ui.document import comparisons_of
-from labkit.ui.forecast import forecast
+from labkit.ui.forecast import Forecast, forecast
 from labkit.ui.markup import Html, tag
 from labkit.ui.panel import switchboard
 from labkit.ui.panel.controls import controls
 from labkit.ui.panel.job import Job
 from labkit.ui.panel.settings import Settings
-from labkit.ui.panel.views import VIEWS, Content
+from labkit.ui.panel.views import VIEWS, Content, ahead
 from labkit.ui.report import chapters
 
 _HISTORY = "History"
+_AHEAD = "Speed"  # the tab that shows what is switched on, too
 _NUM_STORED = 200  # of the newest Runs that the history offers
 _ROW = {"flex_flow": "row wrap", "align_items": "center"}
 
@@ -60,12 +61,14 @@ class Panel:
         self._lab = lab
         self._measuring = lab  # with the settings of the measurement that runs
         self._content = Content()
+        self._forecast: Forecast | None = None
         self._job: Job | None = None
         self._is_running = False
         self._is_syncing = False
         self._beside = list(beside)
         self._stored: tuple[Run, ...] = ()
         self._build()
+        self._draw(())
         self.recipe = recipe
 
     @property
@@ -121,7 +124,8 @@ class Panel:
 
     def clear(self) -> None:
         """Take every Run off the panel; the history keeps them."""
-        self._draw(Content(forecast=self._content.forecast))
+        self._draw(())
+        self._foresee()
         self._say("")
 
     def wait(self, timeout_s: float | None = None) -> None:
@@ -152,7 +156,7 @@ class Panel:
             layout=widgets.Layout(width="min(100%, 640px)"),
         )
         self._text.observe(lambda _: self._take_text(), "value")
-        self._message, self._outcome, self._ahead = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._message, self._outcome, self._told, self._ahead = (widgets.HTML() for _ in range(4))
         self._run = _button("Run", "measure this recipe beside the others", self.run, style="primary")
         self._cancel = _button("Cancel", "stop measuring; nothing that was stored is lost", self.cancel)
         self._clear = _button("Clear", "take all runs off the panel; the history keeps them", self.clear)
@@ -161,6 +165,7 @@ class Panel:
         self._progress = widgets.FloatProgress(min=0.0, max=1.0, layout=widgets.Layout(width="260px"))
         self._progress_text = widgets.Label()
         self._views = {name: widgets.HTML() for name in VIEWS}
+        pages = {**self._views, _AHEAD: widgets.VBox([self._ahead, self._views[_AHEAD]])}
         self._sessions = widgets.Dropdown(
             description="session",
             options=[("choose a session to draw it", "")],
@@ -171,17 +176,17 @@ class Panel:
         self._sessions.observe(lambda _: self._load_session(), "value")
         self._history = widgets.HTML()
         self._tabs = widgets.Tab(
-            [*self._views.values(), widgets.VBox([self._sessions, self._history])], titles=[*VIEWS, _HISTORY]
+            [*pages.values(), widgets.VBox([self._sessions, self._history])], titles=[*VIEWS, _HISTORY]
         )
         self._tabs.selected_index = 0
-        self._tabs.observe(lambda _: self._render(), "selected_index")
+        self._tabs.observe(lambda _: self._turn(), "selected_index")
         row = widgets.Layout(**_ROW)
         self.box = widgets.VBox(
             [
                 widgets.HTML(tag("style", Html(show.CSS))),
                 _titled("What is measured", self._settings.box),
                 _titled("Techniques", *(control.box for control in self._controls)),
-                _titled("Recipe", widgets.HBox([self._text, self._add], layout=row), self._message, self._ahead),
+                _titled("Recipe", widgets.HBox([self._text, self._add], layout=row), self._message, self._told),
                 _titled("Measured together, the first is the baseline", self._rows),
                 widgets.HBox([self._run, self._cancel, self._clear, self._progress, self._progress_text], layout=row),
                 self._outcome,
@@ -243,7 +248,8 @@ class Panel:
             except LabkitError as error:
                 self._message.value = _line(str(error), css="invalid")
         self._refresh()
-        self._draw(Content(self.runs, expected))
+        self._forecast = expected
+        self._foresee()
 
     def _add_beside(self) -> None:
         reading = switchboard.read(self.recipe)
@@ -289,7 +295,7 @@ class Panel:
         self._switched_after(kept)
 
     def _switched_after(self, kept: Sequence[Run]) -> None:
-        self._content = Content((*self.runs, *kept), self._content.forecast)
+        self._draw((*self.runs, *kept))
         self._take_settings()  # ceilings are known now, so there is a forecast
 
     # ---- what it shows ----
@@ -304,19 +310,38 @@ class Panel:
     def _say(self, text: str, css: str = "key") -> None:
         self._outcome.value = _line(text, css=css)
 
-    def _draw(self, content: Content) -> None:
-        self._content = content
-        expected = content.forecast
-        self._ahead.value = _line(expected.told(content.runs), css="key") if expected is not None else ""
+    def _draw(self, runs: Sequence[Run]) -> None:
+        """Show these Runs; a toggle changes none of it, so it does not come here."""
+        self._content = Content(tuple(runs))
+        for view in self._views.values():
+            view.value = ""  # of other Runs
         self._render()
+
+    def _foresee(self) -> None:
+        """Say, and where it is looked at draw, what the recipe that is switched on should reach."""
+        expected = self._forecast
+        self._told.value = "" if expected is None else _line(expected.told(self.runs), css="key")
+        if expected is None:
+            self._ahead.value = ""
+        elif self._open_tab == _AHEAD:
+            self._ahead.value = tag("div", ahead(self._content, expected), css="labkit")
+
+    @property
+    def _open_tab(self) -> str:
+        return str(self._tabs.titles[self._tabs.selected_index or 0])
 
     def _render(self) -> None:
         """Draw the tab that is open; the others wait until they are."""
-        title = self._tabs.titles[self._tabs.selected_index or 0]
+        title = self._open_tab
         if title == _HISTORY:
             self._show_history()
-        else:
+        elif not self._views[title].value:
             self._views[title].value = tag("div", VIEWS[title](self._content), css="labkit")
+
+    def _turn(self) -> None:
+        """Another tab was opened."""
+        self._render()
+        self._foresee()
 
     def _show_history(self) -> None:
         from labkit.ui import inventory, page
@@ -337,7 +362,8 @@ class Panel:
         group = self._sessions.value
         if group and not self._is_syncing:
             runs = [run for run in self._stored if run.group == group and run not in self.runs][::-1]
-            self._draw(Content((*self.runs, *runs), self._content.forecast))
+            self._draw((*self.runs, *runs))
+            self._foresee()
             self._tabs.selected_index = 0
 
     def _plain(self) -> str:

@@ -20,10 +20,9 @@ _NOTHING = "Nothing to draw yet: switch techniques on and press Run."
 
 @dataclass(frozen=True)
 class Content:
-    """What the views draw: all Runs on the panel, in the order they were measured, and what is switched on now."""
+    """What the views draw: all Runs on the panel, in the order they were measured."""
 
     runs: tuple[Run, ...] = ()
-    forecast: Forecast | None = None
 
     @property
     def charted(self) -> tuple[Run, ...]:
@@ -60,14 +59,17 @@ def verdict(content: Content) -> Html:
     return join(parts) if parts else _nothing()
 
 
+def ahead(content: Content, forecast: Forecast) -> Html:
+    """What is switched on and what it should reach, beside what was measured; redrawn by itself as toggles move."""
+    day, night = (plots.ahead(content.charted, forecast, theme=theme) for theme in (LIGHT, DARK))
+    return themed(day, night, []).html
+
+
 def throughput(content: Content) -> Html:
-    """What was measured, and beside it what is switched on and what it should reach."""
-    forecast, runs = content.forecast, content.charted
-    ahead = _drawn(
-        "forecast", content, lambda theme: plots.ahead(runs, forecast, theme=theme) if forecast is not None else None
+    """Rates with their intervals and the machine's limit."""
+    return _picture(
+        "throughput", content, lambda theme: plots.throughput(content.charted, content.comparison, theme=theme)
     )
-    measured = _drawn("throughput", content, lambda theme: plots.throughput(runs, content.comparison, theme=theme))
-    return join(part for part in (ahead, measured) if part is not None) or _nothing()
 
 
 def latency(content: Content) -> Html:
@@ -123,16 +125,10 @@ VIEWS: dict[str, Callable[[Content], Html]] = {
 
 
 def _picture(name: str, content: Content, draw: Callable[[Theme], Picture | None]) -> Html:
-    drawn = _drawn(name, content, draw)
-    return _nothing() if drawn is None else drawn
-
-
-def _drawn(name: str, content: Content, draw: Callable[[Theme], Picture | None]) -> Html | None:
     day, night = draw(LIGHT), draw(DARK)
     if day is None:
-        return None
-    rows = [] if name == "forecast" else charted(name, content.charted, content.comparison)
-    return themed(day, night, rows).html
+        return _nothing()
+    return themed(day, night, charted(name, content.charted, content.comparison)).html
 
 
 def _comparison(runs: Sequence[Run]) -> Comparison | None:
