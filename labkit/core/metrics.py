@@ -86,7 +86,7 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
     - `NAME`: for each metric of `pass_values`, the geometric mean over passes with its sign-flip interval, as
       `Estimate.to_dict()`. Absent unless every pass has it. Few passes lower the stated level, not the width.
     - `NAME.p50`, `.p90`, `.p95`, `.p99`: for each latency, the percentile over requests (`itl_s`: over gaps), or None
-      where it is withheld for want of samples. Absent where there is no sample at all.
+      where it, or one below it, is withheld for want of samples. Absent where there is no sample at all.
     - `NAME.missing`: `{"p90": 12}`, how many more samples each withheld percentile needs at least. Absent where none
       is withheld.
 
@@ -129,6 +129,8 @@ def _percentiles(name: str, groups: list[list[float]]) -> dict[str, Any]:
             estimate = pooled_percentile(groups, q)
         else:
             estimate = bootstrap(samples, "median") if q == 50 else percentile(samples, q)
+        if missing:  # a sample that cannot tell a percentile does not get to tell a rarer one
+            estimate = None
         metrics[f"{name}.p{q}"] = None if estimate is None else estimate.to_dict()
         if estimate is None:
             num_missing_groups = max(0, MIN_GROUPS - len(groups)) if is_grouped else 0

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 PERCENTILES = (50, 90, 99)
 BAR_HEIGHT = 0.58
-_NOTE_SHARE = 0.02  # width of a character beside a bar, as a share of the longest bar
+_NOTE_SHARE = 0.0135  # width of a character beside a bar, as a share of the axis of a single chart
+_REACH = 1.7  # an axis ends at so many times the longest bar: a limit beyond it is told at its end
 
 Drawn = tuple[str, Style, Run]
 """What a chart draws: a recipe's name, its style, its Run."""
@@ -30,14 +31,22 @@ def bars(
     *,
     ratios: Mapping[str, float],
     has_names: bool = True,
-) -> None:
-    """One bar a recipe with its interval, the value at its end and the machine's limit as an upright mark."""
+    num_charts: int = 1,
+    at_least: float = 0.0,
+) -> float:
+    """One bar a recipe with its interval, the value at its end and the machine's limit as an upright mark.
+
+    The axis is long enough for the bars and for a value of `at_least`, on a figure of `num_charts` beside each other.
+    Returns where it ends.
+    """
     found = [reading(run, metric) for _, _, run in drawn]
     limits = [limit_of(run, metric) for _, _, run in drawn]
-    furthest = max([*(limit or 0.0 for limit in limits), *(fields["high"] for fields in found if fields)], default=0.0)
+    longest = max([*(fields["high"] for fields in found if fields), at_least])
+    end = _REACH * longest or 1.0
+    character = _NOTE_SHARE * num_charts * end
     for index, ((_, look, run), fields, limit) in enumerate(zip(drawn, found, limits, strict=True)):
         if limit is not None:
-            ax.plot([limit] * 2, [index - 0.36, index + 0.36], color=theme.ink, linewidth=2, solid_capstyle="butt")
+            limit_mark(ax, limit, index, end, theme)
         if fields is None:
             continue
         at, low, high = fields["value"], fields["low"], fields["high"]
@@ -45,10 +54,30 @@ def bars(
         ax.errorbar(at, index, xerr=[[at - low], [high - at]], color=theme.ink, capsize=3, linewidth=1.1)
         note = units.number(at) + (f"  {units.ratio(ratios[run.id])}" if run.id in ratios else "")
         # a limit mark that would cross the text pushes it to its other side
-        is_crossed = limit is not None and high <= limit < high + _NOTE_SHARE * len(note) * furthest
+        is_crossed = limit is not None and high <= limit < min(end, high + character * (len(note) + 2))
         annotate(ax, note, limit if limit is not None and is_crossed else high, index, theme)
     recipe_ticks(ax, [name for name, _, _ in drawn], theme, has_names=has_names)
-    ax.set_xlim(0, 1.3 * furthest if furthest else 1)
+    ax.set_xlim(0, end)
+    number_ticks(ax)
+    return end
+
+
+def limit_mark(ax: "Axes", limit: float, y: float, end: float, theme: Theme) -> None:
+    """An upright mark at the machine's limit; where the axis ends before it, its value with an arrow."""
+    if limit <= end:
+        ax.plot([limit] * 2, [y - 0.36, y + 0.36], color=theme.ink, linewidth=2, solid_capstyle="butt")
+        return
+    ax.annotate(
+        f"limit {units.number(limit)} \u2192",
+        (end, y),
+        xytext=(-2, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        color=theme.muted,
+        fontsize=8.5,
+        parse_math=False,
+    )
 
 
 def annotate(ax: "Axes", note: str, x: float, y: float, theme: Theme) -> None:
@@ -93,6 +122,14 @@ def ecdf(ax: "Axes", samples: FloatArray, run: Run, metric: str, name: str, look
     xs, ys = zip(*marks, strict=True) if marks else ((), ())
     ax.plot(xs, ys, marker=look.marker, color=look.color, linestyle="none", markersize=6)
     ax.plot([], [], marker=look.marker, color=look.color, linestyle=look.line, linewidth=1.7, markersize=6, label=name)
+
+
+def number_ticks(ax: "Axes") -> None:
+    """Few ticks on a linear x axis, with separators."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:,g}"))
 
 
 def unit_ticks(ax: "Axes", form: Callable[[float], str]) -> None:

@@ -46,27 +46,37 @@ def verdicts(runs: Sequence[Run], comparison: Comparison | None) -> Html:
 
 
 def results_table(table: Table) -> Html:
-    """The table of results; the figures of an invalid Run are struck out, its reason stands below them."""
-    head = tag(
-        "tr",
-        tag("th", "recipe", attributes={"scope": "col"}),
-        tag("th", "verdict", attributes={"scope": "col"}),
-        *(tag("th", column.title, attributes={"scope": "col", "title": column.help}) for column in table.columns),
-    )
-    rows = join(_result_rows(line, len(table.columns) + 2) for line in table.lines)
+    """The table of results in two parts that a narrow page holds: verdict and speed, then what the speed costs.
+
+    The figures of an invalid Run are struck out, its reason stands below them.
+    """
     key = tag(
         "p",
         "In brackets the 95 % interval, under a verdict the 99 % interval of the rate over the baseline's. "
         "A percentile that needs more samples is not stated.",
         css="key",
     )
-    body = tag("table", tag("thead", head), tag("tbody", rows), css="results")
-    return join((tag("div", body, css="scroll"), key))
+    costs = table.only(lambda column: not column.is_speed)
+    parts = [_results_part(table.only(lambda column: column.is_speed), has_verdicts=True)]
+    if costs.columns:
+        parts.append(_results_part(costs, has_verdicts=False))
+    return join((*parts, key))
 
 
-def _result_rows(line: Line, num_columns: int) -> Html:
-    cells = (tag("td", *_cell(cell, is_struck=not line.is_valid)) for cell in line.cells)
+def _results_part(table: Table, *, has_verdicts: bool) -> Html:
+    titles = [tag("th", title, attributes={"scope": "col"}) for title in ("recipe", "verdict")[: 1 + has_verdicts]]
+    titles += [tag("th", column.title, attributes={"scope": "col", "title": column.help}) for column in table.columns]
+    rows = join(_result_rows(line, len(titles), has_verdict=has_verdicts) for line in table.lines)
+    css = "results judged" if has_verdicts else "results"
+    return tag("div", tag("table", tag("thead", tag("tr", *titles)), tag("tbody", rows), css=css), css="scroll")
+
+
+def _result_rows(line: Line, num_columns: int, *, has_verdict: bool) -> Html:
     kind = line.verdict.kind
+    cells = [tag("td", *_cell(cell, is_struck=not line.is_valid)) for cell in line.cells]
+    if not has_verdict:
+        name = tag("th", tag("span", line.name, css="recipe"), attributes={"scope": "row"})
+        return tag("tr", name, *cells, css=kind)
     verdict = tag("td", tag("strong", line.verdict.cell.text), _note(line.verdict.cell, css="wrap"), css=kind)
     name = tag("th", tag("span", line.name, css="recipe"), _note(Cell(note=line.note)), attributes={"scope": "row"})
     row = tag("tr", name, verdict, *cells, css=kind)

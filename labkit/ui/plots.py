@@ -11,7 +11,7 @@ from labkit.core.stats import FloatArray
 from labkit.ui import units
 from labkit.ui.figure import LIGHT, Picture, Theme, canvas, caption, plain_legend, style
 from labkit.ui.forecast import Forecast
-from labkit.ui.marks import BAR_HEIGHT, Drawn, annotate, bars, ecdf, recipe_ticks, unit_ticks
+from labkit.ui.marks import BAR_HEIGHT, Drawn, annotate, bars, ecdf, limit_mark, number_ticks, recipe_ticks, unit_ticks
 from labkit.ui.readings import QUALITY, labels, limit_of, quality_measure, value
 
 _BAR_IN = 0.5
@@ -55,13 +55,14 @@ def ahead(runs: Sequence[Run], forecast: Forecast, *, theme: Theme = LIGHT) -> P
     """Decode rates that were measured, and hollow below them what the switched-on recipe should reach at its limit."""
     drawn = _drawn(runs, theme, "decode_tok_per_s")
     figure, (ax,) = canvas(theme, height_in=_HEAD_IN + _BAR_IN * (len(drawn) + 1))
-    bars(ax, drawn, "decode_tok_per_s", theme, ratios={})
+    end = bars(ax, drawn, "decode_tok_per_s", theme, ratios={}, at_least=forecast.predicted_per_s)
     at, name = len(drawn), forecast.recipe or "baseline"
     ax.barh(at, forecast.predicted_per_s, height=BAR_HEIGHT, facecolor="none", edgecolor=theme.ink, linestyle="--")
-    ax.plot([forecast.limit_per_s] * 2, [at - 0.36, at + 0.36], color=theme.ink, linewidth=2, solid_capstyle="butt")
-    annotate(ax, f"{units.number(forecast.predicted_per_s)} expected", forecast.limit_per_s, at, theme)
+    limit_mark(ax, forecast.limit_per_s, at, end, theme)
+    beyond = forecast.limit_per_s if forecast.limit_per_s <= end else forecast.predicted_per_s
+    annotate(ax, f"{units.number(forecast.predicted_per_s)} expected", beyond, at, theme)
     recipe_ticks(ax, [*(name for name, _, _ in drawn), f"{name} (switched on)"], theme)
-    ax.set_xlim(0, max(ax.get_xlim()[1] if drawn else 0, 1.4 * forecast.limit_per_s))
+    ax.set_xlim(0, end)
     caption(ax, theme, x="decode tokens per second  (dashed: expected, upright mark: the machine's limit)")
     return Picture("forecast", "Switched on", f"{name}: {forecast.told(runs)}", figure)
 
@@ -108,8 +109,8 @@ def phases(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
     if not drawn:
         return None
     figure, axes = canvas(theme, columns=2, height_in=_HEAD_IN + 0.3 + _BAR_IN * len(drawn))
-    bars(axes[0], drawn, "prefill_tok_per_s", theme, ratios={})
-    bars(axes[1], drawn, "decode_tok_per_s", theme, ratios={}, has_names=False)
+    bars(axes[0], drawn, "prefill_tok_per_s", theme, ratios={}, num_charts=2)
+    bars(axes[1], drawn, "decode_tok_per_s", theme, ratios={}, num_charts=2, has_names=False)
     caption(axes[0], theme, title="Prefill", x="prompt tokens per second")
     caption(axes[1], theme, title="Decode", x="output tokens per second")
     found = (
@@ -159,6 +160,7 @@ def memory(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
         annotate(ax, f"{units.size(peak)}, of it weights {units.size(weights)}", peak / 2**20, index, theme)
     recipe_ticks(ax, [name for name, _, _ in drawn], theme)
     ax.set_xlim(0, 1.6 * max(run.build["peak_memory_bytes"] / 2**20 for _, _, run in drawn))
+    number_ticks(ax)
     caption(ax, theme, x="MiB  (outline: peak of the measuring process, filled: weights)")
     name, _, least = min(drawn, key=lambda item: item[2].build["peak_memory_bytes"])
     finding = f"{name} needs the least memory, a peak of {units.size(least.build['peak_memory_bytes'])}."

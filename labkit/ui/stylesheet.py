@@ -42,7 +42,7 @@ p.key { color: var(--soft); font: 13px/1.45 var(--sans); max-width: 100ch; }
 tr.reason span { position: sticky; left: 0; display: inline-block; max-width: min(100%, 88vw); }
 th, td { padding: 7px 0 7px 16px; text-align: right; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 15ch; }
-table.results th:nth-child(2), table.results td:nth-child(2) { text-align: left; }
+table.judged th:nth-child(2), table.judged td:nth-child(2) { text-align: left; }
 table.results th { text-wrap: balance; }
 table.results thead th { white-space: normal; }
 thead th { color: var(--soft); font-weight: 500; vertical-align: bottom; border-bottom: 1.5px solid var(--ink); }

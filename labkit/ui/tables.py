@@ -24,10 +24,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """Title of a column and what it holds, in a sentence."""
+    """Title of a column, what it holds, in a sentence, and whether that is speed or the price of it."""
 
     title: str
     help: str
+    is_speed: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ class Table:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
 
+    def only(self, is_wanted: Callable[[Column], bool]) -> "Table":
+        """The same lines with some of the columns."""
+        kept = [i for i, column in enumerate(self.columns) if is_wanted(column)]
+        return Table(
+            columns=tuple(self.columns[i] for i in kept),
+            lines=tuple(replace(line, cells=tuple(line.cells[i] for i in kept)) for line in self.lines),
+        )
+
 
 def results(runs: Sequence[Run], comparison: Comparison | None) -> Table:
     """Latency, throughput, memory, quality, share of the limit and verdict of every Run, valid or not."""
@@ -83,12 +92,8 @@ def results(runs: Sequence[Run], comparison: Comparison | None) -> Table:
         )
         for run in runs
     )
-    used = [any(line.cells[i] != Cell() for line in lines) for i in range(len(columns))]
-    kept = [i for i, is_used in enumerate(used) if is_used]
-    return Table(
-        columns=tuple(columns[i][0] for i in kept),
-        lines=tuple(replace(line, cells=tuple(line.cells[i] for i in kept)) for line in lines),
-    )
+    used = {column for i, (column, _) in enumerate(columns) if any(line.cells[i] != Cell() for line in lines)}
+    return Table(tuple(column for column, _ in columns), lines).only(used.__contains__)
 
 
 def faults(run: Run) -> tuple[str, ...]:
@@ -125,16 +130,16 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
             lambda run: _metric(run, "decode_tok_per_s", units.number),
         ),
         (
-            Column("memory", "peak memory of the measuring process; below it the bytes of the weights"),
+            Column("memory", "peak memory of the measuring process; below it the bytes of the weights", is_speed=False),
             _memory,
         ),
     ]
     measure = quality_measure(runs)
     if measure is not None:
         facts = QUALITY[measure]
-        quality = Column(facts.title, f"against the fp32 reference; {facts.better} is better")
+        quality = Column(facts.title, f"against the fp32 reference; {facts.better} is better", is_speed=False)
         columns.append((quality, lambda run: Cell(facts.form(run.quality.get(measure)))))
-    limit = Column("of limit", "decode rate as a share of the machine's limit for this recipe")
+    limit = Column("of limit", "decode rate as a share of the machine's limit for this recipe", is_speed=False)
     columns.append((limit, lambda run: Cell(units.percent(share_of_limit(run)))))
     return columns
 

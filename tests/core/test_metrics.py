@@ -1,9 +1,10 @@
 import math
+from itertools import accumulate
 
 import pytest
 
 from labkit.core.metrics import geometric_mean, pass_values, summarize
-from labkit.core.stats import Estimate
+from labkit.core.stats import Estimate, pooled_percentile
 from labkit.core.trace import RequestTrace, Trace
 
 
@@ -124,3 +125,18 @@ def test_geometric_mean_of_rates_is_the_inverse_of_that_of_times():
     rates = [2.0, 3.0, 5.0, 4.0]
     assert geometric_mean(rates).value == pytest.approx(math.prod(rates) ** 0.25)
     assert geometric_mean(rates).value == pytest.approx(1 / geometric_mean([1 / rate for rate in rates]).value)
+
+
+def test_a_percentile_is_not_stated_where_one_below_it_is_withheld():
+    def gaps(number):
+        """Every eighth request is slow throughout, and one gap in fifty is long in all of them."""
+        usual_s = 0.002 if number % 8 == 0 else 0.001
+        return [usual_s + 1e-6 * index + (0.01 if index % 50 == 0 else 0.0) for index in range(100)]
+
+    groups = [gaps(number) for number in range(16)]
+    assert pooled_percentile(groups, 90) is None
+    assert pooled_percentile(groups, 99) is not None
+    passes = [Trace((request(0.0, 0.0, [0.01, *(0.01 + at for at in accumulate(one))]),), 1.0) for one in groups]
+    metrics = summarize(passes)
+    assert [metrics[f"itl_s.p{q}"] is None for q in (50, 90, 95, 99)] == [False, True, True, True]
+    assert set(metrics["itl_s.missing"]) == {"p90", "p95", "p99"}
