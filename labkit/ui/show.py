@@ -44,6 +44,8 @@ CSS = """
 .labkit tbody tr { border-bottom: 1px solid var(--rule); background: none; }
 .labkit small { display: block; color: var(--soft); }
 .labkit small.wrap { white-space: normal; max-width: 24ch; margin-left: auto; }
+.labkit tr.reason td { text-align: left; }
+.labkit .scroll { margin-bottom: 12px; }
 .labkit tr.reason td, .labkit .slower strong, .labkit .invalid strong { color: var(--bad); white-space: normal; }
 .labkit .faster strong { color: var(--good); }
 .labkit .key, .labkit figcaption, .labkit summary { color: var(--soft); font-size: 0.92em; }
