@@ -42,7 +42,7 @@ def bars(
     found = [reading(run, metric) for _, _, run in drawn]
     limits = [limit_of(run, metric) for _, _, run in drawn]
     longest = max([*(fields["high"] for fields in found if fields), at_least])
-    end = _REACH * longest or 1.0
+    end = (_REACH + 0.3 * (num_charts - 1)) * longest or 1.0  # text takes more of a narrow chart
     character = _NOTE_SHARE * num_charts * end
     for index, ((_, look, run), fields, limit) in enumerate(zip(drawn, found, limits, strict=True)):
         if limit is not None:
@@ -137,7 +137,8 @@ def unit_ticks(ax: "Axes", form: Callable[[float], str]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = ax.get_xlim()
-    steps = (1.0, 2.0, 5.0) if high / low < 200 else (1.0,)
+    span = high / low
+    steps = (1.0, 2.0, 5.0) if span < 30 else (1.0, 3.0) if span < 300 else (1.0,)
     ax.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda at, _: form(at)))
     ax.xaxis.set_minor_formatter(NullFormatter())

@@ -65,10 +65,11 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
     keep_screenshot(panel, "verdict")
 
     open_tab(panel, "Speed")
-    panel.wait_for_selector(".labkit-panel img.day", timeout=10_000)
+    wait_for(lambda: len(pictures(panel)) == 2, 10, "what is switched on and what was measured", page=panel)
     measured = pictures(panel)
     panel.locator(".labkit-panel label:has-text('Quantization') input[type=checkbox]").check()
-    wait_for(lambda: pictures(panel) != measured, 10, "a picture that changed with the toggle", page=panel)
+    wait_for(lambda: pictures(panel)[0] != measured[0], 10, "a picture that changed with the toggle", page=panel)
+    assert pictures(panel)[1] == measured[1]  # of what was measured, which a toggle does not change
     assert panel.locator(".labkit-panel input[placeholder^='the naive']").input_value() == "quantize + kv_cache"
     keep_screenshot(panel, "toggled")
     toggled = pictures(panel)
@@ -86,7 +87,7 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
     button(panel, "Cancel").click()
     wait_for(lambda: {process.pid for process in workers()} <= before, 5, "no worker left", page=panel)
     panel.wait_for_selector(".labkit-panel >> text=cancelled", timeout=10_000)
-    assert button(panel, "Run").is_enabled()
+    wait_for(lambda: button(panel, "Run").is_enabled(), 2, "Run to be enabled", page=panel)
     assert seen == Seen()
 
 

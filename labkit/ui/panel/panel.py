@@ -295,6 +295,7 @@ class Panel:
         self._switched_after(kept)
 
     def _switched_after(self, kept: Sequence[Run]) -> None:
+        self._refresh()  # buttons first, pictures take longer
         self._draw((*self.runs, *kept))
         self._take_settings()  # ceilings are known now, so there is a forecast
 
