@@ -34,7 +34,7 @@ _NOISE_FACTOR = 3.0
 _NORMAL = 1.4826  # median absolute deviation → standard deviation, for normal noise
 _MIN_CHANGES = 5
 
-_PRIME_S = 0.05  # after a pause threads share cores for some time slices of the scheduler, 3 to 4 ms each
+_PRIME_S = 0.05  # seen after a pause: stalls of some milliseconds each, over by then
 
 _CALIBRATION_REPEATS = 3
 _CALIBRATION_SHAPE = (16, 64, 64)  # matrices that stay in the second-level cache, too small to be spread over threads

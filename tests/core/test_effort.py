@@ -28,6 +28,12 @@ def test_a_published_table_rests_on_five_processes_and_thirty_blocks():
     assert EFFORTS["rigorous"].num_processes * EFFORTS["rigorous"].min_blocks >= 30
 
 
+@pytest.mark.parametrize(("name", "short", "long"), [("quick", 8, 8), ("standard", 160, 40), ("rigorous", 360, 90)])
+def test_blocks_of_short_and_of_long_passes(name, short, long):
+    effort = EFFORTS[name]
+    assert [effort.num_processes * effort.num_blocks(pass_s) for pass_s in (0.1, 4.0)] == [short, long]
+
+
 @pytest.mark.parametrize(("pass_s", "num_blocks"), [(100.0, 4), (1.0, 4), (0.5, 6), (0.25, 12), (0.1, 16), (0.0, 16)])
 def test_short_passes_take_turns_more_often(pass_s, num_blocks):
     assert EFFORTS["standard"].num_blocks(pass_s) == num_blocks

@@ -145,7 +145,7 @@ def test_what_does_not_fit_even_alone_is_refused_with_both_figures(mock_lab: Moc
 def test_rigorous_blocks_are_spread_over_fresh_processes(mock_lab: MockLab) -> None:
     (run,) = mock_lab.measure("kv_cache", effort="rigorous")
     effort = EFFORTS["rigorous"]
-    assert effort.num_processes * effort.min_blocks <= len(run.passes) <= effort.num_processes * effort.max_blocks
+    assert len(run.passes) == effort.num_processes * effort.max_blocks  # passes of the mock are short
     assert len({line["pid"] for line in passes_of(mock_lab)}) == EFFORTS["rigorous"].num_processes
     assert [one.process for one in run.passes] == sorted(one.process for one in run.passes)
     assert {one.process for one in run.passes} == set(range(EFFORTS["rigorous"].num_processes))
@@ -157,8 +157,7 @@ def test_all_processes_have_the_number_of_blocks_that_the_first_warm_up_asked_fo
     for run in runs:
         counts = Counter(one.process for one in run.passes)
         assert len(counts) == effort.num_processes
-        assert len(set(counts.values())) == 1
-        assert effort.min_blocks <= counts[0] <= effort.max_blocks
+        assert set(counts.values()) == {effort.max_blocks}  # passes of the mock are short
     assert len(passes_of(mock_lab)) == 2 * len(runs[0].passes)
 
 
