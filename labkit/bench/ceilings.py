@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +12,7 @@ from typing import Any, Literal
 
 from labkit.core.errors import StoreError
 from labkit.core.machine import machine
+from labkit.core.paths import write_whole
 
 _WIDTHS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4}
 _CALM = 0.1  # share of core time taken by others above which a measurement is repeated next time
@@ -138,10 +137,7 @@ def _read(path: Path) -> Ceilings | None:
 def _write(path: Path, measured: Ceilings) -> None:
     """Replace the file in one step, since several workers may do so at a time."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump(measured.to_dict(), file)
-        os.replace(file.name, path)
+        write_whole(path, lambda temporary: temporary.write_text(json.dumps(measured.to_dict())))
     except OSError as error:
         raise StoreError(
             f"ceilings could not be kept in {path.parent}: {error.strerror}; free some space or set LABKIT_HOME"

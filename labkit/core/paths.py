@@ -1,6 +1,7 @@
 """Where labkit reads its bundled data and where it writes: one folder, named by `LABKIT_HOME`."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from labkit.core.errors import UsageError
@@ -36,6 +37,20 @@ def cache_folder() -> Path:
         UsageError: it cannot be created.
     """
     return _created(home() / "cache")
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a temporary file beside `path`, then put it there in one step: whole or not at all.
+
+    Several processes may do so at a time; the last one stays. Raises OSError as the writing does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _created(folder: Path) -> Path:

@@ -9,7 +9,6 @@ References and proofs are cached under a hash of all that they depend on.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labkit.core.effort import EFFORTS
+from labkit.core.paths import write_whole
 from labkit.core.stdlib import held_out_text
 from labkit.core.workload import WorkloadSpec
 from labkit.engine.sequence import Sequence
@@ -120,7 +120,7 @@ def write_reference(engine: "Engine", effort: str) -> Path:
     with torch.inference_mode():
         for window in windows:
             logits.append(_forward(engine, window).float().cpu())
-    _replace(path, lambda temporary: save_file({"windows": windows, "logits": torch.stack(logits)}, temporary))
+    write_whole(path, lambda temporary: save_file({"windows": windows, "logits": torch.stack(logits)}, temporary))
     return path
 
 
@@ -169,7 +169,7 @@ def prove(reference: "Engine", candidate: "Engine", recipe: str, effort: str) ->
         "divergences": divergences,
     }
     path = _proof_path(reference.source, reference.device, recipe, effort, _folder(reference))
-    _replace(path, lambda temporary: temporary.write_text(json.dumps(proof)))
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(proof)))
     return proof
 
 
@@ -207,14 +207,3 @@ def _cached(source: "ModelSource", device: str, folder: Path, what: str, suffix:
     text = hashlib.sha256(held_out_text().encode()).hexdigest()
     key = json.dumps([what, source.hash, device, torch.__version__, text, WINDOW, PROOF_NEW_TOKENS])
     return folder / f"{what.partition('/')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.{suffix}"
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

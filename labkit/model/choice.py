@@ -7,9 +7,7 @@ left to each process, that coin toss would make the same recipe differ from itse
 
 import hashlib
 import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -19,7 +17,7 @@ import torch
 
 from labkit.core.errors import LabkitError
 from labkit.core.machine import machine
-from labkit.core.paths import cache_folder
+from labkit.core.paths import cache_folder, write_whole
 from labkit.model.native.build import source_digest
 
 _ROUNDS = 8  # of all kernels in turn, the first to warm up; fewer, two at least, where they take long:
@@ -130,8 +128,7 @@ def _read(path: Path) -> dict[str, Choice]:
 def _write(path: Path, choices: Mapping[str, Choice]) -> None:
     """Replace the file in one step, since several workers may do so at a time; a full disk only costs the memory."""
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump({text: astuple(choice) for text, choice in choices.items()}, file)
-        os.replace(file.name, path)
+        text = json.dumps({shape: astuple(choice) for shape, choice in choices.items()})
+        write_whole(path, lambda temporary: temporary.write_text(text))
     except (OSError, LabkitError):
         return

@@ -1,5 +1,7 @@
 """What an optimization is: a frozen dataclass whose fields are its knobs, with five optional hooks."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -8,10 +10,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from labkit.core.errors import UsageError
+from labkit.core.paths import write_whole
 from labkit.core.recipe import KnobValue, Step
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import Tensor
 
     from labkit.bench.system import System
     from labkit.engine.config import EngineConfig
@@ -38,13 +43,36 @@ class Slot(Enum):
 
 @dataclass(frozen=True)
 class Context:
-    """What `transform` may use besides the model."""
+    """What `transform` may use besides the model.
+
+    `calibrate(n)` gives token ids [n, T] of text that quality is not measured on. `key` tells what the weights are
+    before this step: the model's hash and the text of the steps so far, this one included.
+    """
 
     device: str
     seed: int
     cache_folder: "Path"
+    key: str
+    calibrate: "Callable[[int], Tensor]"
     rank: int = 0
     world: int = 1
+
+    def cached(self, what: str, compute: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
+        """Tensors that depend on nothing but `key`, seed and versions: computed once, then read by every process.
+
+        A Recipe is built in many worker processes, and some transforms take minutes.
+        """
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        from labkit import __version__
+
+        text = json.dumps([what, self.key, self.seed, self.device, torch.__version__, __version__])
+        path = self.cache_folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+        if not path.exists():
+            tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in compute().items()}
+            write_whole(path, lambda temporary: save_file(tensors, temporary))
+        return load_file(path, device=self.device)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ def build_engine(bound: Bound, *, model: str, device: str, cache_folder: Path) -
 def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path) -> "Engine":
     import torch
 
+    from labkit.compression.calibration import calibration_tokens
     from labkit.engine.config import EngineConfig
     from labkit.engine.engine import Engine
     from labkit.model.linear import finish
@@ -42,9 +43,11 @@ def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path)
 
     model = Transformer(source.config, dtype=torch.float32, device="meta")
     source.load(model, torch.float32, device)
-    context = Context(device=device, seed=0, cache_folder=cache_folder)
+    calibrate = partial(calibration_tokens, source.tokenizer.encode)
     config = EngineConfig()
-    for optimization in bound.optimizations:
+    for index, optimization in enumerate(bound.optimizations, start=1):
+        key = f"{source.hash} {Bound(bound.optimizations[:index]).recipe.text}"
+        context = Context(device=device, seed=0, cache_folder=cache_folder, key=key, calibrate=calibrate)
         model = optimization.transform(model, context)
         config = optimization.configure(config)
     finish(fuse(model))
