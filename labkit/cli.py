@@ -175,10 +175,18 @@ def peers(
 
 
 @app.command()
-def catalog(json: IsJson = False) -> None:
+def catalog(
+    json: IsJson = False,
+    is_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Which techniques stand together, in Markdown.")
+    ] = False,
+) -> None:
     """List the techniques: knobs, slot, exactness, and why one is not available here."""
-    from labkit.ui import console, document, inventory
+    from labkit.ui import combinations, console, document, inventory
 
+    if is_markdown:
+        typer.echo(combinations.markdown(), nl=False)
+        return
     techniques = inventory.catalog()
     if json:
         document.write_json({"schema": 1, "optimizations": techniques}, document.STDOUT)
@@ -221,6 +229,21 @@ def report(
     runs = history.stored(run, is_last=not run)
     document.write_report(runs, document.comparisons_of(runs), out, kind)
     measuring.note(f"wrote {out}")
+
+
+@app.command()
+def explain(
+    run: Annotated[str, typer.Argument(help="A Run's id or the beginning of it, or `last`.")],
+    json: IsJson = False,
+) -> None:
+    """Say why a Run is as fast as it is: its terms, what changed against its baseline, where its techniques pay."""
+    from labkit.ui import console, document, explain, history
+
+    told = explain.told(history.with_its_baseline(run))
+    if json:
+        document.write_json({"schema": 1, **told}, document.STDOUT)
+    else:
+        console.show_paragraphs(told["title"], [*told["why"], *told["crossovers"]])
 
 
 @app.command()

@@ -178,6 +178,19 @@ def test_stored_runs_are_listed_reported_and_exported(plans, home, tmp_path, cap
     assert all(Run.from_json(line) for line in (tmp_path / "raw.jsonl").read_text().splitlines())
 
 
+def test_a_stored_run_is_explained_beside_its_baseline(plans, home, capsys):
+    assert cli.main(BENCH) == 0
+    capsys.readouterr()
+    assert cli.main(["explain", "last"]) == 0
+    assert "is faster than the baseline" in capsys.readouterr().out
+    assert cli.main(["explain", "run1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["schema"] == 1
+    assert told["run"].startswith("run1")
+    assert cli.main(["explain", "nonsense"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_store_that_cannot_be_opened_costs_a_note_and_no_measurement(plans, home, capsys):
     home.mkdir()
     (home / FILE_NAME).write_text("no database at all, " * 100)

@@ -110,6 +110,8 @@ def _refusal(baseline: Run, run: Run) -> str:
     for name, one in (("baseline", baseline), ("run", run)):
         if one.faults:
             return f"the {name} is invalid ({', '.join(fault.code for fault in one.faults)})"
+        if emulated := one.build.get("emulated"):
+            return f"the {name} computes in {', '.join(emulated)}, which this processor only emulates: not ranked"
         if one.status != "done":
             return f"the {name} was {one.status}" + (f": {one.error}" if one.error else "")
     differences = (

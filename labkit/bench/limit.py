@@ -8,12 +8,22 @@ limit: Williams, Waterman and Patterson, Roofline: An Insightful Visual Performa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from labkit.bench.ceilings import Ceilings
 from labkit.core.cost import Cost, Phase
 
 _SHARED_RATES = ("decode_tok_per_s", "output_tok_per_s")  # rates that a limit and a Run both state, the purer first
+
+
+class Kernels(TypedDict):
+    """What all linear layers together take in one step, in seconds, and what their excess over the limit is called:
+
+    `kernels`, `dequantization` where they write weights out as floats first, `emulation` of a dtype.
+    """
+
+    step_s: float
+    excess: str
 
 
 def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -> dict[str, Any]:
@@ -35,13 +45,14 @@ def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -
     return {**phases, **rates, "origin": ceilings.origin, "is_calm": ceilings.is_calm}
 
 
-def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, float | None] | None = None) -> dict[str, Any]:
+def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, Kernels] | None = None) -> dict[str, Any]:
     """The time a pass should take, as plain data, split into terms; {} for a System that states no cost.
 
-    `kernels` holds, by phase, the measured seconds per step of all linear layers together, None where not measured.
+    `kernels` holds by phase what the linear layers were measured to take, where they were.
     Each phase by name: `{"seconds", "terms"}`; then `terms` of the whole pass, `pass_s` and the rates of `limit`.
     Terms, in seconds: each kind of bytes over bandwidth (`weights`, `kv_cache`, …), `flops` by which arithmetic
-    outlasts memory, `kernels` by which measured layers outlast weights and arithmetic, `dispatch` of every operation.
+    outlasts memory, `dispatch` of every operation, and the time by which measured layers outlast weights and
+    arithmetic, under the name that `Kernels` gives it.
     Raises ValueError for ceilings without a dispatch cost: a datasheet gives limits only.
     """
     if ceilings.dispatch_s is None:
@@ -81,12 +92,13 @@ def _ratio(metrics: Mapping[str, Any], rates: Mapping[str, Any]) -> float | None
     return None
 
 
-def _step_terms(phase: Phase, ceilings: Ceilings, dispatch_s: float, kernel_s: float | None) -> dict[str, float]:
+def _step_terms(phase: Phase, ceilings: Ceilings, dispatch_s: float, kernels: Kernels | None) -> dict[str, float]:
     bandwidth = ceilings.bandwidth(phase.step_bytes)
     terms = {kind: num_bytes / bandwidth for kind, num_bytes in phase.bytes_by_kind.items()}
     terms["flops"] = max(0.0, _compute_s(phase, ceilings) - sum(terms.values()))
     explained_s = terms.get("weights", 0.0) + terms["flops"]
-    terms["kernels"] = 0.0 if kernel_s is None else max(0.0, kernel_s - explained_s)
+    if kernels is not None:
+        terms[kernels["excess"]] = max(0.0, kernels["step_s"] - explained_s)
     terms["dispatch"] = phase.kernel_launches * dispatch_s
     return terms
 

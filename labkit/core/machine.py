@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib import metadata
@@ -22,6 +22,11 @@ DEVICES = ("cpu", "cuda")
 
 _LIBRARIES = ("numpy", "torch", "tensorflow", "transformers", "llama-cpp-python", "scikit-learn", "torchao", "gensim")
 _ISA = re.compile(r"^(avx|avx2|fma|f16c|avx512.*|avx_vnni|amx_.*|asimd.*|sve.*|i8mm|bf16)$")
+_NATIVE_ISA = {
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "fp16": ("avx512_fp16", "amx_fp16", "asimdhp"),
+}
+"""Extensions of which one has to be there for a processor to do arithmetic in a dtype."""
 _NOT_COMPARED = ("commit", "labkit")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -106,6 +111,11 @@ def usable_cores() -> int:
     if quota.isdigit() and period.strip().isdigit():
         return max(1, min(allowed, int(quota) // int(period)))
     return allowed
+
+
+def emulated_dtypes(isa: Collection[str]) -> tuple[str, ...]:
+    """Dtypes that a processor with these extensions stores but converts to fp32 for every operation."""
+    return tuple(dtype for dtype, extensions in _NATIVE_ISA.items() if not set(extensions) & set(isa))
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 """KVCache: keys and values of earlier tokens, so that a step computes only the new ones.
 
-Storage is one tensor a layer for keys and one for values, [slots, K, capacity, D]. A sequence owns a slot and stands
+Storage is one tensor a layer for keys and one for values, [slots, K, capacity, D], and where they are int8 one for the
+scales of each, [slots, K, capacity]: a scale for each token and head. A sequence owns a slot and stands
 in it from index 0, so a batch in neighbouring slots is read as one slice at its live length: no gather, no padding
 beyond the longest. Capacity grows in whole blocks of `block_size` tokens, and blocks are the unit in which memory is
 accounted.
@@ -16,13 +17,15 @@ from labkit.model.config import ModelConfig
 from labkit.model.native import decode
 from labkit.model.native.build import has_kernels
 
+_SCALE_DTYPE = torch.float32
+
 
 class KVCache:
     """Room for the keys and values of running sequences.
 
     Args:
         config: sizes of the model.
-        dtype: of the stored keys and values; attention runs in `compute_dtype`.
+        dtype: of the stored keys and values, torch.int8 to round them; attention runs in `compute_dtype`.
         block_size: tokens in a block.
     """
 
@@ -32,12 +35,12 @@ class KVCache:
         self.config, self.dtype, self.compute_dtype, self.device = config, dtype, compute_dtype, device
         self.block_size = block_size
         self.capacity = 0
-        self.layers: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * config.num_layers
+        self.layers: list[tuple[Tensor, ...]] = [()] * config.num_layers
         self.num_slots = 0
         self.free_slots: list[int] = []
         self.has_native_attention = (
-            has_kernels(device=device, dtype=dtype)
-            and dtype == compute_dtype
+            has_kernels(device=device, dtype=compute_dtype)
+            and dtype in (compute_dtype, torch.int8)
             and decode.can_attend(
                 head_dim=config.head_dim, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads
             )
@@ -46,13 +49,19 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        return sum(part.nbytes for parts in self.layers for part in parts)
 
     @property
     def block_bytes(self) -> int:
         """Memory of one block over all layers, in bytes."""
-        values = 2 * self.config.num_layers * self.config.num_kv_heads * self.config.head_dim * self.block_size
-        return values * self.dtype.itemsize
+        vectors = 2 * self.config.num_layers * self.config.num_kv_heads * self.block_size
+        scale_bytes = _SCALE_DTYPE.itemsize if self.is_rounded else 0
+        return vectors * (self.config.head_dim * self.dtype.itemsize + scale_bytes)
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether keys and values are stored as integers with scales."""
+        return self.dtype is torch.int8
 
     def admit(self, sequences: List[Sequence]) -> None:
         """Give each sequence a slot that holds it to its last token; neighbours where possible."""
@@ -80,15 +89,18 @@ class KVCache:
         capacity = max(capacity, self.capacity)
         if (slots, capacity) == (self.num_slots, self.capacity):
             return
-        shape = (slots, self.config.num_kv_heads, capacity, self.config.head_dim)
-        for index, (old_keys, old_values) in enumerate(self.layers):
-            keys, values = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
-            if self.num_slots:
-                keys[: self.num_slots, :, : self.capacity] = old_keys
-                values[: self.num_slots, :, : self.capacity] = old_values
-            self.layers[index] = (keys, values)
+        for index, old in enumerate(self.layers):
+            self.layers[index] = new = self._empty(slots, capacity)
+            for old_part, new_part in zip(old, new, strict=False):  # there is nothing old at first
+                new_part[: self.num_slots, :, : self.capacity] = old_part
         self.free_slots += range(self.num_slots, slots)
         self.num_slots, self.capacity = slots, capacity
+
+    def _empty(self, slots: int, capacity: int) -> tuple[Tensor, ...]:
+        """Keys and values of one layer, and their scales."""
+        shape = (slots, self.config.num_kv_heads, capacity)
+        parts = [((*shape, self.config.head_dim), self.dtype)] * 2 + [(shape, _SCALE_DTYPE)] * 2 * self.is_rounded
+        return tuple(torch.zeros(size, dtype=dtype, device=self.device) for size, dtype in parts)
 
 
 class CacheView:
@@ -119,15 +131,37 @@ class CacheView:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, K, T, D] of the new tokens; returns keys and values of all L tokens, [B, K, L, D]."""
-        return self._append(self.cache.layers[layer][0], keys), self._append(self.cache.layers[layer][1], values)
+        stored = self.cache.layers[layer]
+        if not self.cache.is_rounded:
+            return self._append(stored[0], keys), self._append(stored[1], values)
+        (keys, key_scales), (values, value_scales) = round_vectors(keys), round_vectors(values)
+        new = (keys, values, key_scales, value_scales)
+        keys, values, key_scales, value_scales = (self._append(part, by) for part, by in zip(stored, new, strict=True))
+        return keys * key_scales[..., None], values * value_scales[..., None]
 
     def attend(self, layer: int, qkv: Tensor, rotation: tuple[Tensor, Tensor], *, window: int | None) -> Tensor:
         """Rotate and store one new token of each sequence and attend, each at its own length."""
         return decode.attend(qkv, rotation, self.cache.layers[layer], self.places, window=window)
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
+        """Store [B, K, T, …] and give all of [B, K, L, …]."""
         if self.is_ragged:
             stored[self.slots, :, self.positions] = new.transpose(1, 2).to(stored.dtype)
         else:
             stored[self.rows, :, self.start : self.length] = new
         return stored[self.rows, :, : self.length].to(self.cache.compute_dtype)
+
+
+def round_vectors(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric rounding to 8 bits with a scale for each vector.
+
+    Args:
+        x: floats [..., D].
+
+    Returns:
+        codes int8 [..., D] in -127 … 127; scales fp32 [...].
+    """
+    x = x.float()
+    scales = x.abs().amax(-1) / 127
+    codes = (x / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round()
+    return codes.to(torch.int8), scales

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from labkit.bench.limit import Kernels
 from labkit.bench.loadgen import Arrivals
 from labkit.core.cost import Cost
 from labkit.core.errors import UsageError
+from labkit.core.machine import emulated_dtypes, machine
 from labkit.core.trace import Trace
 from labkit.core.workload import Request, Scenario, Workload, WorkloadSpec
 from labkit.engine.config import EngineConfig
 from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, DecoderCost
 from labkit.engine.sequence import Sequence
 from labkit.model.choice import CHOICES
-from labkit.model.linear import KernelLayer, QuantizedLinear, relocate
+from labkit.model.dtypes import DTYPES
+from labkit.model.linear import KernelLayer, Linear, relocate
 from labkit.model.source import ModelSource
 from labkit.model.transformer import Transformer
 
@@ -168,6 +172,7 @@ class Engine:
 
     def facts(self) -> Mapping[str, Any]:
         """Weights in bytes, threads, dtype of activations, kernels chosen so far and their seconds per step."""
+        emulated = self._emulated()
         return {
             "weights_bytes": weights_bytes(self.model),
             "kv_cache_bytes": self.cache.num_bytes if self.cache is not None else 0,
@@ -177,20 +182,28 @@ class Engine:
                 f"{shape.bits} bits {shape.out_features}x{shape.in_features}, {shape.rows} rows": choice.kernel
                 for shape, choice in CHOICES.items()
             },
-            "kernel_s": self._kernel_seconds(),
+            "kernels_by_phase": self._kernels_by_phase(emulated),
+            "emulated": emulated,
             "notes": ["random weights: speed only"] if self.source.has_random_weights else [],
         }
 
-    def _kernel_seconds(self) -> dict[str, float | None]:
-        """Probed time of all layers in one decode step and one prefill step, by the rows each one met."""
-        by_rows: dict[int, float] = {}
-        for module in self.model.modules():
-            if isinstance(module, KernelLayer):
-                for rows, seconds in module.seconds.items():
-                    by_rows[rows] = by_rows.get(rows, 0.0) + seconds
-        if not by_rows:
-            return {"prefill": None, "decode": None}
-        return {"prefill": by_rows[max(by_rows)], "decode": by_rows[min(by_rows)]}
+    def _emulated(self) -> list[str]:
+        """Dtypes of float weights that the processor has no arithmetic for."""
+        if self.device != "cpu":
+            return []
+        used = {module.weight.dtype for module in self.model.modules() if isinstance(module, Linear)}
+        return [dtype for dtype in emulated_dtypes(machine("cpu").isa) if DTYPES[dtype] in used]
+
+    def _kernels_by_phase(self, emulated: list[str]) -> dict[str, Kernels]:
+        """Probed time of all layers in a prefill and in a decode step, which had the most and the fewest rows."""
+        layers = [module for module in self.model.modules() if isinstance(module, KernelLayer) and module.seconds]
+        if not layers:
+            return {}
+        rows = sorted({rows for layer in layers for rows in layer.seconds})
+        return {
+            "prefill": _kernels(layers, rows[-1], emulated=emulated),
+            "decode": _kernels(layers, rows[0], emulated=emulated),
+        }
 
     def close(self) -> None:
         """Give the memory back."""
@@ -200,5 +213,15 @@ class Engine:
 def weights_bytes(model: nn.Module) -> int:
     """Memory of all weights, in bytes, shared ones counted once."""
     parameters = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
-    packed = sum(module.num_bytes for module in model.modules() if isinstance(module, QuantizedLinear))
+    packed = sum(
+        module.num_bytes for module in model.modules() if isinstance(module, KernelLayer) and module.is_quantized
+    )
     return sum(parameters.values()) + packed
+
+
+def _kernels(layers: List[KernelLayer], rows: int, *, emulated: List[str]) -> Kernels:
+    """Time of the layers that met this many rows, and why it may exceed the limit."""
+    met = [layer for layer in layers if rows in layer.seconds]
+    has_unpacking = any(layer.kernels[rows].dequantizes for layer in met)
+    excess = "dequantization" if has_unpacking else "emulation" if emulated else "kernels"
+    return {"step_s": sum(layer.seconds[rows] for layer in met), "excess": excess}

@@ -36,6 +36,7 @@ class Shape:
     """
 
     bits: int
+    activation_bits: int
     out_features: int
     in_features: int
     rows: int

@@ -34,7 +34,7 @@ class Bound:
     @property
     def exact(self) -> "Bound":
         """Just the techniques whose output must be identical."""
-        return Bound(tuple(optimization for optimization in self.optimizations if optimization.exact))
+        return Bound(tuple(optimization for optimization in self.optimizations if optimization.is_exact))
 
     @contextmanager
     def process(self) -> Iterator[dict[str, Any]]:
@@ -94,6 +94,6 @@ def _check(optimization: Optimization, chosen: tuple[Optimization, ...]) -> None
     for name in optimization.requires:
         if name not in {other.name for other in chosen}:
             raise UsageError(f"{optimization.name} needs {name} in the same recipe; add it")
-    for need in optimization.needs:
+    for need in optimization.required:
         if reason := need.missing():
             raise Unavailable(f"{optimization.name} needs {need.name}: {reason}")

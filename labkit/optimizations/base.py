@@ -72,7 +72,8 @@ class Context:
         if not path.exists():
             tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in compute().items()}
             write_whole(path, lambda temporary: save_file(tensors, temporary))
-        return load_file(path, device=self.device)
+        # copies: tensors in a file lie at any address, and kernels of torch take only aligned ones
+        return {name: tensor.clone() for name, tensor in load_file(path, device=self.device).items()}
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,16 @@ class Optimization:
     def __post_init__(self) -> None:
         for spec in fields(self):
             check_knob(self.name, spec.name, getattr(self, spec.name), spec.default, spec.metadata)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether outputs must be identical with these knobs; never more than the class states."""
+        return self.exact
+
+    @property
+    def required(self) -> tuple[Need, ...]:
+        """What the machine must have for these knobs; the class states what all of them need."""
+        return self.needs
 
     @cached_property
     def step(self) -> Step:

@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 from labkit.optimizations.base import Context, Optimization, Slot, knob
 
 if TYPE_CHECKING:
-    import torch
-
     from labkit.engine.cost import DecoderCost
     from labkit.model.transformer import Transformer
-
-
-def torch_dtype(name: str) -> "torch.dtype":
-    """torch's dtype of a short name: fp32, bf16, fp16."""
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 @dataclass(frozen=True)
@@ -40,7 +31,9 @@ class Precision(Optimization):
 
     def transform(self, model: "Transformer", ctx: Context) -> "Transformer":
         """Convert parameter by parameter."""
-        dtype = torch_dtype(self.dtype)
+        from labkit.model.dtypes import DTYPES
+
+        dtype = DTYPES[self.dtype]
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
         return model

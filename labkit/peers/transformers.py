@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labkit.core.errors import Unavailable
+from labkit.model.dtypes import DTYPES
 from labkit.peers.base import Peer, Settings, TokenIds, import_package
 
 
@@ -49,7 +50,7 @@ class TransformersPeer(Peer):
         torch.set_num_threads(settings.threads)
         self._model = self._library.AutoModelForCausalLM.from_pretrained(
             settings.source.folder,
-            dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype],
+            dtype=DTYPES[settings.dtype],
             attn_implementation="sdpa",
             local_files_only=True,
             use_safetensors=True,

@@ -105,7 +105,7 @@ class Worker:
             quality=quality,
             cost=cost.to_dict() if cost.phases else None,
             limit=limit(cost, roof, prompt_tokens=self._spec.prompt_tokens * self._spec.num_requests) if roof else None,
-            prediction=predict(cost, roof, facts.get("kernel_s")) if roof else None,
+            prediction=predict(cost, roof, facts.get("kernels_by_phase")) if roof else None,
         )
 
     def _pass(self, *, index: int, token_share: float, repeats: int) -> None:

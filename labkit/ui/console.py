@@ -58,6 +58,14 @@ def show_facts(title: str, facts: Mapping[str, str]) -> None:
     show_rows(title, ("", ""), list(facts.items()))
 
 
+def show_paragraphs(title: str, paragraphs: Sequence[str]) -> None:
+    """A title and sentences on stdout, wrapped only for a terminal."""
+    console = _console(is_stdout=True)
+    console.print(title)
+    for paragraph in paragraphs:
+        console.print(f"• {paragraph}", soft_wrap=not console.is_terminal)
+
+
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[float, str], None]]:
     """A bar on stderr; yields the function that moves it to a fraction (0 … 1) and says what is being done."""

@@ -1,11 +1,15 @@
 """Why a Run is as fast as it is: the terms of its prediction, what they leave unexplained, which of them changed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from labkit.bench.comparison import Comparison
+from labkit.bench.comparison import Comparison, compare
 from labkit.bench.limit import residual
+from labkit.core.paths import cache_folder
 from labkit.core.run import Run
 from labkit.ui import units
+from labkit.ui.crossover import crossovers
+from labkit.ui.prose import title, verdicts
 from labkit.ui.readings import labels
 
 _TERMS = {
@@ -14,9 +18,23 @@ _TERMS = {
     "activations": "moving activations",
     "flops": "arithmetic that outlasts memory",
     "kernels": "kernels slower than memory and arithmetic allow",
+    "dequantization": "dequantization: kernels that write the weights out as floats before they multiply",
+    "emulation": "emulation: arithmetic in a dtype that this processor converts to another and back",
+    "drafts": "drafting tokens, the rejected ones too",
     "dispatch": "starting operations",
 }
 _LEAST_SHARE = 0.02  # of a pass; smaller terms would be noise in the sentence
+
+
+def told(runs: Sequence[Run]) -> dict[str, Any]:
+    """What `labkit explain` says of the last of these Runs beside the first, its baseline: plain data."""
+    run, comparison = runs[-1], compare(runs)
+    return {
+        "run": run.id,
+        "title": f"{title(runs)} · {labels(runs)[run.id]} · Run {run.id}",
+        "why": [verdicts(runs, comparison)[-1].text, *explanation(runs, comparison)],
+        "crossovers": [crossover.text for crossover in crossovers(run, cache_folder())],
+    }
 
 
 def explanation(runs: Sequence[Run], comparison: Comparison | None) -> tuple[str, ...]:
@@ -29,7 +47,7 @@ def explanation(runs: Sequence[Run], comparison: Comparison | None) -> tuple[str
         if run.is_valid and run.prediction:
             parts = [*_bounds(run.limit or {}), *_terms(run.prediction), *_residual(run)]
             if baseline is not None and baseline.prediction and run.id in verdicts:
-                parts += _changes(baseline.prediction, run.prediction, is_slower=verdicts[run.id] == "slower")
+                parts += _changes(baseline, run, verdicts[run.id])
             paragraphs.append(f"{names[run.id]}: {' '.join(parts)}")
     return tuple(paragraphs)
 
@@ -45,7 +63,7 @@ def _terms(prediction: Mapping[str, object]) -> Iterator[str]:
     terms = _seconds(prediction)
     total_s = sum(terms.values())
     told = [
-        f"{_TERMS.get(name, name)} {units.seconds(seconds)} ({units.percent(seconds / total_s)})"
+        f"{_named(name)} {units.seconds(seconds)} ({units.percent(seconds / total_s)})"
         for name, seconds in sorted(terms.items(), key=lambda term: -term[1])
         if seconds >= _LEAST_SHARE * total_s > 0
     ]
@@ -59,18 +77,55 @@ def _residual(run: Run) -> Iterator[str]:
         yield f"Measured: {units.ratio(1 + unexplained)} that."
 
 
-def _changes(before: Mapping[str, object], after: Mapping[str, object], *, is_slower: bool) -> Iterator[str]:
-    """The term that explains the verdict: for a slower Run the one that grew most, else the one that shrank most."""
-    old, new = _seconds(before), _seconds(after)
+def _changes(baseline: Run, run: Run, verdict: str) -> Iterator[str]:
+    """The term that explains the verdict, or what there was to gain where it brought nothing."""
+    old, new = _seconds(baseline.prediction or {}), _seconds(run.prediction or {})
     changes = {name: new.get(name, 0.0) - old.get(name, 0.0) for name in {**old, **new}}
-    if not changes:
+    if not changes or not sum(new.values()):
         return
-    name = (max if is_slower else min)(changes, key=lambda name: changes[name])
-    if (changes[name] > 0) != is_slower or changes[name] == 0:
-        return
-    verb = "grew" if is_slower else "shrank"
-    spans = f"from {units.seconds(old.get(name, 0.0))} to {units.seconds(new.get(name, 0.0))}"
-    yield f"Against the baseline, {_TERMS.get(name, name)} {verb} most, {spans}."
+    grown, shrunk = max(changes, key=changes.__getitem__), min(changes, key=changes.__getitem__)
+
+    def told(name: str) -> str:
+        return f"from {units.seconds(old.get(name, 0.0))} to {units.seconds(new.get(name, 0.0))}"
+
+    least_s = _LEAST_SHARE * sum(old.values())
+    if verdict == "faster" and changes[shrunk] < 0:
+        yield f"Against the baseline, {_named(shrunk)} shrank most, {told(shrunk)}."
+    elif verdict == "slower" and changes[grown] > 0:
+        yield f"Against the baseline, {_named(grown)} grew most, {told(grown)}."
+    elif verdict != "faster" and max(map(abs, changes.values())) < least_s:
+        yield "No speed-up was to be expected: what is read, computed and started is the same as in the baseline."
+    elif verdict != "faster" and changes[shrunk] < 0:
+        yield from _little_to_gain(old, new, shrunk, told(shrunk))
+    if verdict != "faster" and (held := _held_by_cache(baseline)):
+        yield held
+
+
+def _little_to_gain(old: Mapping[str, float], new: Mapping[str, float], saved: str, span: str) -> Iterator[str]:
+    """Where a term shrank and the pass did not: how small it was beside the largest one left."""
+    largest = max(new, key=new.__getitem__)
+    was = units.percent(old.get(saved, 0.0) / sum(old.values()))
+    yield (
+        f"Against the baseline, {_named(saved)} shrank, {span}, but was only {was} of its pass; what is left is "
+        f"{_named(largest)}, {units.percent(new[largest] / sum(new.values()))}."
+    )
+
+
+def _held_by_cache(baseline: Run) -> str:
+    """Said of weights that already fit in the last-level cache, so that fewer bytes save little."""
+    caches = baseline.machine.get("caches_bytes") or {}
+    weights = baseline.build.get("weights_bytes")
+    largest = max(caches.values(), default=0)
+    if baseline.device != "cpu" or not weights or weights > largest:
+        return ""
+    return (
+        f"The baseline's weights, {units.size(weights)}, already fit in this machine's last-level cache of "
+        f"{units.size(largest)}: smaller ones save no trip to memory."
+    )
+
+
+def _named(term: str) -> str:
+    return _TERMS.get(term, term)
 
 
 def _seconds(prediction: Mapping[str, object]) -> dict[str, float]:

@@ -20,6 +20,21 @@ def open_store() -> Store:
         raise StoreError(f"the folder {error.filename!r} cannot be made: {error.strerror}; set LABKIT_HOME") from None
 
 
+def with_its_baseline(run_id: str) -> tuple[Run, ...]:
+    """The baseline of a Run's session and the Run, which may be one; `last` is the last of the last session.
+
+    Raises:
+        StoreError: an id answers to no Run or to several. UsageError: nothing has been stored yet.
+    """
+    if run_id == "last":
+        (*_, found) = stored(None, is_last=True)
+    else:
+        (found,) = stored([run_id], is_last=False)
+    with open_store() as store:
+        baseline = store.runs(group=found.group)[-1]
+    return (found,) if baseline.id == found.id else (baseline, found)
+
+
 def stored(ids: Sequence[str] | None, *, is_last: bool) -> tuple[Run, ...]:
     """Runs by their ids, those of the last session in the order they were measured in, or all, newest first.
 

@@ -27,6 +27,7 @@ def _technique(kind: type[Optimization]) -> dict[str, Any]:
         "slot": kind.slot.value,
         "exact": kind.exact,
         "systems": list(kind.systems),
+        "needs": [need.name for need in kind.needs],
         "requires": list(kind.requires),
         "conflicts": dict(kind.conflicts),
         "knobs": {spec.name: {"default": spec.default, **spec.metadata} for spec in fields(kind)},

@@ -69,6 +69,7 @@ def test_p_values_are_adjusted_over_the_whole_table():
         ({"model": {"name": "pylm", "hash": "x"}}, "measured with another model"),
         ({"workload_hash": "x"}, "measured on another workload"),
         ({"passes": ()}, "measured in other blocks than the baseline"),
+        ({"build": {"emulated": ["fp16"]}}, "the run computes in fp16, which this processor only emulates: not ranked"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused_with_the_reason(changes, reason):

@@ -57,20 +57,18 @@ def test_a_datasheet_limit_of_seven_billion_bf16_weights_on_an_a100():
 
 def test_prediction_adds_dispatch_to_the_limit():
     found = predict(COST, HERE)
-    assert found["decode"]["terms"] == pytest.approx(
-        {"weights": 1.0, "kv_cache": 0.5, "flops": 0.0, "kernels": 0.0, "dispatch": 0.01}
-    )
-    assert found["prefill"]["terms"] == pytest.approx({"weights": 0.1, "flops": 1.9, "kernels": 0.0, "dispatch": 0.001})
+    assert found["decode"]["terms"] == pytest.approx({"weights": 1.0, "kv_cache": 0.5, "flops": 0.0, "dispatch": 0.01})
+    assert found["prefill"]["terms"] == pytest.approx({"weights": 0.1, "flops": 1.9, "dispatch": 0.001})
     assert found["pass_s"] == pytest.approx(limit(COST, HERE)["pass_s"] + 0.011)
     assert sum(found["terms"].values()) == pytest.approx(found["pass_s"])
 
 
 def test_measured_kernels_count_for_what_they_take_beyond_the_limit():
-    slow = predict(COST, HERE, {"prefill": None, "decode": 0.3})
+    slow = predict(COST, HERE, {"decode": {"step_s": 0.3, "excess": "kernels"}})
     assert slow["decode"]["terms"]["kernels"] == pytest.approx(10 * (0.3 - 0.1))
     assert slow["decode"]["seconds"] == pytest.approx(10 * (0.3 + 0.05 + 0.001))
-    assert slow["prefill"]["terms"]["kernels"] == 0
-    fast = predict(COST, HERE, {"decode": 0.01})
+    assert "kernels" not in slow["prefill"]["terms"]
+    fast = predict(COST, HERE, {"decode": {"step_s": 0.01, "excess": "kernels"}})
     assert fast["decode"]["terms"]["kernels"] == 0
 
 
@@ -78,10 +76,10 @@ def test_the_term_that_grew_names_why_a_recipe_lost():
     """int8 weights are half as many bytes, but a kernel that dequantizes first takes longer than both."""
     int8 = Cost({"decode": Phase(10, 10, {"weights": 0.5e9}, {"bf16": 2e9}, 1000)})
     bf16 = Cost({"decode": Phase(10, 10, {"weights": 1e9}, {"bf16": 2e9}, 1000)})
-    before, after = predict(bf16, HERE), predict(int8, HERE, {"decode": 0.4})
-    grown = {term: after["terms"][term] - before["terms"][term] for term in before["terms"]}
+    before, after = predict(bf16, HERE), predict(int8, HERE, {"decode": {"step_s": 0.4, "excess": "dequantization"}})
+    grown = {term: seconds - before["terms"].get(term, 0.0) for term, seconds in after["terms"].items()}
     assert after["pass_s"] > before["pass_s"]
-    assert max(grown, key=grown.get) == "kernels"
+    assert max(grown, key=grown.get) == "dequantization"
 
 
 def test_a_datasheet_predicts_nothing():

@@ -4,13 +4,16 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from labkit.core.errors import UsageError
 from labkit.core.trace import Trace
 from labkit.core.workload import Request, Workload, WorkloadSpec
 from labkit.engine.engine import Engine
+from labkit.engine.quality import WINDOW, score
 from labkit.model.native import build
+from labkit.optimizations import bind
 
 MakeEngine = Callable[[str], Engine]
 
@@ -160,3 +163,23 @@ class CountingLibrary:
     def __getattr__(self, name: str) -> object:
         self.count += 1
         return getattr(self.library, name)
+
+
+def test_a_cache_of_fewer_bits_is_no_exact_technique() -> None:
+    assert bind("kv_cache + threads").exact.recipe.text == "kv_cache + threads"
+    assert bind("kv_cache(dtype='fp32')").exact.optimizations
+    for dtype in ("bf16", "fp16", "int8"):
+        assert not bind(f"kv_cache(dtype='{dtype}')").exact.optimizations
+
+
+@pytest.mark.parametrize("precision", ["", " + precision"])
+def test_rounded_keys_and_values_move_the_logits_little_and_alike_by_any_kernel(
+    make_engine: MakeEngine, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = torch.randint(0, 300, (3, WINDOW))
+    exact = torch.stack(list(score(make_engine("kv_cache" + precision), windows))).float()
+    rounded = torch.stack(list(score(make_engine("kv_cache(dtype='int8')" + precision), windows))).float()
+    monkeypatch.setattr("labkit.engine.cache.has_kernels", lambda **_: False)
+    by_torch = torch.stack(list(score(make_engine("kv_cache(dtype='int8')" + precision), windows))).float()
+    assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
+    assert (rounded - by_torch).norm() < (0.02 if precision else 1e-3) * exact.norm()

@@ -126,3 +126,35 @@ def test_released_slots_are_used_again() -> None:
     cache.release(pair)
     cache.admit([sequence(2), sequence(3)])
     assert cache.num_slots == 2
+
+
+def test_rounded_keys_and_values_come_back_within_half_a_step() -> None:
+    cache = KVCache(CONFIG, dtype=torch.int8, compute_dtype=torch.bfloat16, device="cpu", block_size=4)
+    pair = [sequence(0, prompt=5, new=3), sequence(1, prompt=5, new=3)]
+    cache.admit(pair)
+    keys, values = torch.randn(2, 2, 1, 5, 4).bfloat16()
+    stored_keys, stored_values = cache.view(pair, 5).append(0, keys, values)
+    for new, stored in ((keys, stored_keys), (values, stored_values)):
+        assert stored.dtype is torch.bfloat16
+        half_a_step = new.float().abs().amax(-1, keepdim=True) / 254
+        rounding = new.float().abs() / 128  # what is handed out are bf16 numbers
+        assert ((stored - new).float().abs() <= half_a_step + rounding).all()
+
+
+def test_rounded_storage_takes_a_byte_a_number_and_a_scale_a_vector() -> None:
+    cache = KVCache(CONFIG, dtype=torch.int8, compute_dtype=torch.float32, device="cpu", block_size=4)
+    cache.admit([sequence(prompt=3, new=2)])
+    assert cache.num_bytes == 2 * 2 * 8 * (4 + 4)  # layers, keys and values, tokens, (codes and scale)
+    assert cache.num_bytes == 2 * cache.block_bytes
+
+
+def test_rounded_storage_keeps_what_it_holds_when_it_grows() -> None:
+    cache = KVCache(CONFIG, dtype=torch.int8, compute_dtype=torch.float32, device="cpu", block_size=4)
+    first = sequence(prompt=3, new=2)
+    cache.admit([first])
+    new = torch.randn(1, 1, 3, 4)
+    before, _ = cache.view([first], 3).append(1, new, new)
+    cache.admit([sequence(prompt=10, new=7)])
+    first.num_cached = 3
+    after, _ = cache.view([first], 1).append(1, torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4))
+    assert torch.equal(after[:, :, :3], before)

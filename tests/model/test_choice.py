@@ -8,7 +8,7 @@ import pytest
 from labkit.model import choice
 from labkit.model.choice import Shape, choose
 
-SHAPE = Shape(8, 96, 128, 4, "torch.float32", "cpu", 2**16)
+SHAPE = Shape(8, 16, 96, 128, 4, "torch.float32", "cpu", 2**16)
 
 
 def test_the_fastest_is_chosen_and_timed(fresh_choices: Path) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from labkit.model import choice, linear
-from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear, finish, joined, relocate
+from labkit.compression.rounding import round_groups, round_rows
+from labkit.model import choice, kernels
+from labkit.model.kernels import KERNELS, round_activations
+from labkit.model.linear import Linear, QuantizedLinear, finish, joined, relocate
 from labkit.model.native import build
-from labkit.optimizations.quantize import round_groups, round_rows
 
 
 @pytest.fixture
@@ -17,23 +18,33 @@ def no_native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "native", lambda: build.Native(None, "", "none"))
 
 
-def quantized(bits: int, *, rows: int = 96, columns: int = 128, seed: int = 0) -> QuantizedLinear:
+def quantized(
+    bits: int, *, activation_bits: int = 16, rows: int = 96, columns: int = 128, seed: int = 0
+) -> QuantizedLinear:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     if bits == 8:
         codes, scales = round_rows(weight)
-        return QuantizedLinear(codes, scales, None, bits=8)
-    return QuantizedLinear(*round_groups(weight, 32), bits=4)
+        return QuantizedLinear(codes, scales, None, bits=8, activation_bits=activation_bits)
+    return QuantizedLinear(*round_groups(weight, 32), bits=4, activation_bits=activation_bits)
+
+
+BY_NAME = {kernel.name: kernel for kernel in KERNELS}
+WEIGHT_ONLY = ("native_int8", "native_int4", "int8pack", "int4pack", "int4pack_cuda", "dequantize8", "dequantize4")
+ROUNDING = (("native_int8_int8", 8), ("int_mm", 8), ("dequantize8", 8), ("native_int4_int8", 4), ("dequantize4", 4))
+
+
+def test_every_kernel_of_integers_is_tested_below() -> None:
+    of_others = {"native_float", "torch", "torchao_16", "torchao_8"}
+    assert set(BY_NAME) - of_others == {*WEIGHT_ONLY, *(name for name, _ in ROUNDING)}
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 70])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("name", WEIGHT_ONLY)
 def test_a_kernel_multiplies_by_the_dequantized_matrix(
-    request: pytest.FixtureRequest, kernel: Kernel, dtype: torch.dtype, num_rows: int
+    request: pytest.FixtureRequest, name: str, dtype: torch.dtype, num_rows: int
 ) -> None:
-    bits = 8 if "8" in kernel.name else 4
-    if kernel.name in ("native_float", "torch"):
-        pytest.skip("a kernel of float layers, see below")
+    kernel, bits = BY_NAME[name], 8 if "8" in name else 4
     if not kernel.name.startswith("native"):
         request.getfixturevalue("no_native")  # or it would take the place of the other int4 kernels
     # an odd number of rows keeps a layer away from the int4 kernels, so that the fallback takes it
@@ -48,6 +59,40 @@ def test_a_kernel_multiplies_by_the_dequantized_matrix(
     assert actual.dtype == dtype
     error = (actual.float() - expected).norm() / expected.norm()
     assert error < 6e-3  # bf16 keeps 8 bits
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("name", "bits"), ROUNDING)
+def test_a_kernel_of_rounded_activations_multiplies_their_whole_numbers(
+    request: pytest.FixtureRequest, name: str, bits: int, dtype: torch.dtype, num_rows: int
+) -> None:
+    kernel = BY_NAME[name]
+    if not kernel.name.startswith("native"):
+        request.getfixturevalue("no_native")
+    # an odd number of rows keeps a layer away from the kernels that are not the fallback
+    layer = quantized(bits, activation_bits=8, rows=91 if kernel.dequantizes else 96)
+    if not kernel.is_usable(layer):
+        pytest.skip(f"{kernel.name} runs elsewhere")
+    expected_weight = layer.dequantized()
+    layer.pack()
+    x = torch.randn(num_rows, layer.in_features, generator=torch.Generator().manual_seed(1)).to(dtype)
+    codes, scales = round_activations(x)
+    expected = (codes * scales) @ expected_weight.T
+    actual = kernel.multiply(layer, x)
+    assert actual.dtype == dtype
+    limit = 1e-5 if dtype is torch.float32 else 6e-3
+    assert (actual.float() - expected).norm() / expected.norm() < limit
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounding_activations_is_part_of_a_layers_scheme(bits: int) -> None:
+    assert joined([quantized(bits), quantized(bits, activation_bits=8)]) is None
+    whole = joined([quantized(bits, activation_bits=8, seed=seed) for seed in (1, 2)])
+    assert whole is not None
+    assert whole.activation_bits == 8
+    whole.pack()
+    assert not {"native_int8", "native_int4", "int8pack", "int4pack"} & set(whole.packed)
 
 
 def test_eight_bits_err_by_at_most_half_a_step() -> None:
@@ -67,7 +112,7 @@ def test_shrunk_ranges_never_err_more_than_the_full_range(monkeypatch: pytest.Mo
         return (QuantizedLinear(codes, scales, zeros, bits=4).dequantized() - weight).square().view(32, 4, 32).sum(-1)
 
     best = error()
-    monkeypatch.setattr("labkit.optimizations.quantize.SHRINKS", (1.0,))
+    monkeypatch.setattr("labkit.compression.rounding.SHRINKS", (1.0,))
     full = error()
     assert (best <= full + 1e-9).all()
     assert best.sum() < 0.95 * full.sum()
@@ -140,7 +185,7 @@ def test_packed_layers_take_the_bytes_of_their_bits() -> None:
 
 @pytest.mark.usefixtures("no_native")
 def test_without_the_private_operators_the_fallback_remains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_has", lambda name: False)
+    monkeypatch.setattr(kernels, "_has", lambda name: False)
     for bits in (8, 4):
         layer = quantized(bits)
         weight = layer.dequantized()

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from labkit.model.linear import KERNELS
+from labkit.compression.rounding import round_groups, round_rows
+from labkit.engine.cache import round_vectors
+from labkit.model.kernels import KERNELS, round_activations
 from labkit.model.native import build, decode, products
-from labkit.optimizations.quantize import round_groups, round_rows
 from tests.model.test_linear import quantized
 
 NAMES = {"native_int8", "native_int4"}
@@ -223,6 +224,66 @@ def test_attention_of_one_token_is_that_of_torch(
         for tensor, old in zip(stored, before, strict=True):  # nothing else was touched
             old[slot, :, length] = tensor[slot, :, length]
     assert all(torch.equal(tensor, old) for tensor, old in zip(stored, before, strict=True))
+
+
+@pytest.mark.usefixtures("compiled")
+@DTYPES
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(6, 2, 64), (4, 4, 32)])
+def test_attention_over_rounded_keys_and_values_is_that_over_what_they_stand_for(
+    heads: int, kv_heads: int, width: int, dtype: torch.dtype
+) -> None:
+    keys, values = (torch.randn(2, kv_heads, 100, width) for _ in range(2))
+    (key_codes, key_scales), (value_codes, value_scales) = round_vectors(keys), round_vectors(values)
+    qkv = torch.randn(2, 1, heads + 2 * kv_heads, width).to(dtype)
+    rotation = torch.ones(2, 1, 1, width).to(dtype), torch.zeros(2, 1, 1, width).to(dtype)
+    stored = (key_codes, value_codes, key_scales, value_scales)
+    places = torch.tensor(((0, 1), (70, 3)))
+    actual = decode.attend(qkv, rotation, stored, places, window=None)
+    for b, length in enumerate((70, 3)):
+        new_keys, new_values = qkv[b, 0, heads : heads + kv_heads], qkv[b, 0, heads + kv_heads :]
+        for codes, scales, new in ((key_codes, key_scales, new_keys), (value_codes, value_scales, new_values)):
+            expected_codes, expected_scales = round_vectors(new)
+            assert torch.equal(codes[b, :, length], expected_codes)  # stored on the way, as torch rounds
+            torch.testing.assert_close(scales[b, :, length], expected_scales)
+    as_floats = tuple(
+        (codes * scales[..., None]) for codes, scales in ((key_codes, key_scales), (value_codes, value_scales))
+    )
+    q = qkv[:, :, :heads].double()
+    for b, length in enumerate((70, 3)):
+        all_keys, all_values = (
+            part[b, :, : length + 1].double().repeat_interleave(heads // kv_heads, 0) for part in as_floats
+        )
+        weights = ((q[b, 0, :, None] * all_keys).sum(-1) / width**0.5).softmax(-1)
+        expected = (weights[..., None] * all_values).sum(1)
+        assert relative_error(actual[b, 0].view(heads, width), expected) < {torch.float32: 1e-6}.get(dtype, 5e-3)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 5, 8, 9, 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "columns"), [(37, 5), (16, 64), (50, 103), (300, 256)])
+def test_eight_by_eight_bits_of_any_size(rows: int, columns: int, dtype: torch.dtype, num_rows: int) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    codes, scales = round_rows(torch.randn(rows, columns, generator=generator))
+    x = torch.randn(num_rows, columns, generator=generator).to(dtype)
+    x_codes, x_scales = round_activations(x)
+    expected = (x_codes.double() @ codes.double().T) * x_scales * scales.double()
+    packed = products.pack8_rounded(codes), products.pack_groups(scales[:, None])
+    actual = products.multiply8_rounded(x, *packed, out_features=rows)
+    assert relative_error(actual, expected) < (4e-3 if dtype == torch.bfloat16 else 1e-6)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rounded_activations_that_are_no_numbers_spoil_their_row_only(value: float) -> None:
+    codes, scales = round_rows(torch.randn(32, 70))
+    x = torch.randn(3, 70)
+    x[1, 69] = value
+    y = products.multiply8_rounded(
+        x, products.pack8_rounded(codes), products.pack_groups(scales[:, None]), out_features=32
+    )
+    assert y[1].isnan().all()
+    assert y[[0, 2]].isfinite().all()
 
 
 @pytest.mark.usefixtures("compiled")

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass, fields, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +12,9 @@ from labkit import optimizations
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
 from labkit.core.workload import WorkloadSpec
-from labkit.optimizations import CATALOG, Need, Optimization, Slot, bind
+from labkit.optimizations import CATALOG, Bound, Need, Optimization, Slot, bind
 from labkit.optimizations.build import build_engine
+from labkit.ui.combinations import clash
 
 SPEC = WorkloadSpec("contract", "offline", prompt_tokens=12, new_tokens=6, num_requests=3)
 
@@ -54,6 +56,8 @@ def test_every_allowed_knob_value_survives_text_and_json(kind: type[Optimization
     for field in fields(kind):
         for value in allowed_values(kind, field.name):
             recipe = Recipe((Step(kind.name, ((field.name, value),)),))
+            if any(need.missing() for need in kind(**{field.name: value}).required):
+                continue
             canonical = bind(recipe).recipe
             assert Recipe.parse(recipe.text) == Recipe.of(recipe.to_dict()) == recipe
             assert bind(canonical.text).optimizations == bind(recipe).optimizations
@@ -78,6 +82,34 @@ def test_the_tiny_model_runs_under_it(kind: type[Optimization], tiny_model: str,
         assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
         outputs.append([request.output_ids for request in trace.requests])
     if kind.exact:
+        assert outputs[0] == outputs[1]
+
+
+def names_of_pair(one: type[Optimization], other: type[Optimization]) -> list[str]:
+    return list(dict.fromkeys([*one.requires, *other.requires, one.name, other.name]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [pair for pair in combinations(CATALOG, 2) if not clash(*pair)],
+    ids=lambda kind: kind.name,
+)
+def test_every_allowed_pair_runs(
+    one: type[Optimization], other: type[Optimization], tiny_model: str, tmp_path: Path
+) -> None:
+    for kind in (one, other):
+        if lacking := [need.missing() for need in kind.needs if need.missing()]:
+            pytest.skip(f"{kind.name}: {lacking[0]}")
+    outputs = []
+    bound = bind(" + ".join(names_of_pair(one, other)))
+    lossy = Bound(tuple(optimization for optimization in bound.optimizations if not optimization.is_exact))
+    for tried in (bound, lossy):
+        with tried.process():
+            engine = build_engine(tried, model=tiny_model, device="cpu", cache_folder=tmp_path)
+            trace = engine.serve(engine.prepare(SPEC.draw(0)))
+        assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
+        outputs.append([request.output_ids for request in trace.requests])
+    if not lossy.optimizations:  # in 16 bits the order of a sum decides between near equals
         assert outputs[0] == outputs[1]
 
 

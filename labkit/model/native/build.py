@@ -19,8 +19,8 @@ import torch
 from labkit.core.errors import LabkitError
 from labkit.core.paths import cache_folder
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "decode.c"))
-_HEADER = Path(__file__).with_name("vectors.h")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "integers.c", "decode.c"))
+_HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "product.h"))
 # no -fopenmp: the sources take the threads of the OpenMP runtime that torch loaded, whichever that is
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -31,11 +31,13 @@ _SIGNATURES = {
     "labkit_float": [_POINTER] * 3 + [_LONG] * 3 + [_INT] * 2,
     "labkit_int8": [_POINTER] * 4 + [_LONG] * 3 + [_INT] * 2,
     "labkit_int4": [_POINTER] * 5 + [_LONG] * 4 + [_INT] * 2,
+    "labkit_int8_int8": [_POINTER] * 4 + [_LONG] * 3 + [_INT] * 2,
+    "labkit_int4_int8": [_POINTER] * 5 + [_LONG] * 4 + [_INT] * 2,
     "labkit_rms_norm": [_POINTER] * 3 + [_LONG] * 2 + [_FLOAT, _INT],
     "labkit_swiglu": [_POINTER] * 2 + [_LONG] * 2 + [_INT],
-    "labkit_attend": [_POINTER] * 8 + [_LONG] * 7 + [_INT] * 2,
+    "labkit_attend": [_POINTER] * 10 + [_LONG] * 7 + [_INT] * 2,
 }
-_CAN_FAIL = ("labkit_float", "labkit_int8", "labkit_int4")  # for want of memory
+_CAN_FAIL = tuple(name for name in _SIGNATURES if name.startswith(("labkit_float", "labkit_int")))  # for want of memory
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def native() -> Native:
 @cache
 def source_digest() -> str:
     """Identifies the sources."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in (*_SOURCES, _HEADER))).hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in (*_SOURCES, *_HEADERS))).hexdigest()
 
 
 def _compiled(compiler: str) -> Path:

@@ -1,7 +1,8 @@
 /* What a decoding step does between its matrix products, which torch composes of many small operations: RMSNorm, the
  * gate of the feed-forward block, and attention of one new token a sequence over what is stored of it.
  *
- * Activations are bf16 or fp32, sums are fp32.
+ * Activations are bf16 or fp32, sums are fp32. Keys and values are stored in the dtype of the activations, or as int8 with
+ * a scale for each token and head.
  */
 #include <math.h>
 #include "vectors.h"
@@ -76,40 +77,59 @@ void labkit_swiglu(void *y, const void *x, long rows, long width, int is_bf16) {
     else gated(y, x, rows, width, 0);
 }
 
+typedef int8_t i8x16_at __attribute__((vector_size(16), UNALIGNED));
+enum { FP32, BF16, INT8 }; /* how keys and values are stored */
+
+INLINE long size_of(const int kind) { return kind == FP32 ? 4 : kind == BF16 ? 2 : 1; }
+
+INLINE v16 stored(const void *from, long k, const int kind) {
+    if (kind == INT8) return __builtin_convertvector(*(const i8x16_at *)((const int8_t *)from + k), v16);
+    return floats(from, k, kind == BF16);
+}
+
 typedef struct Attention {
     void *y;                  /* [batch, heads, width] */
     const void *qkv;          /* [batch, heads + 2 · kv_heads, width] */
     const void *cos, *sin;    /* [batch, width] or, with `turn` 0, [width] for all; sin carries the sign of its half */
     void *keys, *values;      /* [slots, kv_heads, capacity, width] */
+    float *key_scales, *value_scales; /* [slots, kv_heads, capacity]; int8 only */
     const int64_t *slots, *lengths; /* [batch]: where a sequence is stored, and how many of its tokens are */
     long batch, heads, kv_heads, width, capacity, window, turn;
-    int is_bf16;
+    int is_bf16, kind;
 } Attention;
 
+/* What is stored of one sequence and KV head. */
+typedef struct Past {
+    char *keys, *values;
+    float *key_scales, *value_scales;
+} Past;
+
 /* Scores of KEYS stored tokens at most under H query heads; [H, KEYS]. */
-INLINE void score(const float *q, const void *keys, long width, long num, float *scores, const int H, const int is_bf16) {
+INLINE void score(const float *q, const Past *past, long first, long width, long num, float *scores, const int H,
+                  const int kind) {
+    const char *keys = past->keys + first * width * size_of(kind);
     for (long j = 0; j < num; j++) {
         v16 total[H];
         for (int h = 0; h < H; h++) total[h] = (v16){0};
         for (long k = 0; k < width; k += LANES) {
-            v16 key = floats(keys, j * width + k, is_bf16);
+            v16 key = stored(keys, j * width + k, kind);
             for (int h = 0; h < H; h++) total[h] += floats(q, h * width + k, 0) * key;
         }
-        for (int h = 0; h < H; h++) scores[h * KEYS + j] = sum(total[h]);
+        float scale = kind == INT8 ? past->key_scales[first + j] : 1;
+        for (int h = 0; h < H; h++) scores[h * KEYS + j] = sum(total[h]) * scale;
     }
 }
 
 /* H query heads of one KV head over stored tokens first … last: softmax computed in one sweep, whose sums shrink when a
  * larger score turns up (Milakov and Gimelshein 2018, Online normalizer calculation for softmax). y [H, width]. */
-INLINE void heads_over(const Attention *a, const float *q, const void *keys, const void *values, long first, long last,
-                       float *y, const int H, const int is_bf16) {
+INLINE void heads_over(long width, const float *q, const Past *past, long first, long last, float *y, const int H,
+                       const int kind) {
     float scores[H * KEYS], largest[H], weight[H];
-    long width = a->width, size = is_bf16 ? 2 : 4;
     for (int h = 0; h < H; h++) largest[h] = -INFINITY, weight[h] = 0;
     memset(y, 0, H * width * sizeof *y);
     for (long j = first; j < last; j += KEYS) {
         long num = last - j < KEYS ? last - j : KEYS, padded = (num + LANES - 1) / LANES * LANES;
-        score(q, (const char *)keys + j * width * size, width, num, scores, H, is_bf16);
+        score(q, past, j, width, num, scores, H, kind);
         for (int h = 0; h < H; h++) {
             float *s = scores + h * KEYS, most = largest[h];
             for (long i = 0; i < num; i++) most = s[i] > most ? s[i] : most;
@@ -122,6 +142,8 @@ INLINE void heads_over(const Attention *a, const float *q, const void *keys, con
             }
             /* exps ends at e^-87, which no fp32 sum with a 1 in it can see */
             weight[h] = weight[h] * shrink + sum(total), largest[h] = most;
+            if (kind == INT8)
+                for (long i = 0; i < num; i++) s[i] *= past->value_scales[j + i];
             if (shrink != 1)
                 for (long k = 0; k < width; k++) y[h * width + k] *= shrink;
         }
@@ -129,7 +151,7 @@ INLINE void heads_over(const Attention *a, const float *q, const void *keys, con
             v16 total[H];
             for (int h = 0; h < H; h++) total[h] = floats(y, h * width + k, 0);
             for (long i = 0; i < num; i++) {
-                v16 value = floats(values, (j + i) * width + k, is_bf16);
+                v16 value = stored(past->values, (j + i) * width + k, kind);
                 for (int h = 0; h < H; h++) total[h] += value * scores[h * KEYS + i];
             }
             for (int h = 0; h < H; h++) *(v16_at *)(y + h * width + k) = total[h];
@@ -148,21 +170,34 @@ INLINE void turned(const Attention *a, long b, const void *x, long at, float sca
     }
 }
 
+/* Stores a key or value, [width] floats, as token `at`. */
+INLINE void keep(char *to, float *scales, long at, const float *x, long width, const int kind) {
+    if (kind != INT8) {
+        for (long k = 0; k < width; k++) put(to, at * width + k, kind == BF16, x[k]);
+        return;
+    }
+    float most = 0;
+    for (long k = 0; k < width; k++) most = fabsf(x[k]) > most ? fabsf(x[k]) : most;
+    float scale = scales[at] = most / 127;
+    for (long k = 0; k < width; k++) ((int8_t *)to)[at * width + k] = (int8_t)lrintf(scale > 0 ? x[k] / scale : 0);
+}
+
 /* One sequence and KV head: store the new key and value, then attend. */
-INLINE void attend(const Attention *a, long b, long kv, const int is_bf16) {
+INLINE void attend(const Attention *a, long b, long kv, const int is_bf16, const int kind) {
     long width = a->width, group = a->heads / a->kv_heads, length = a->lengths[b];
-    long row = b * (a->heads + 2 * a->kv_heads), stored = (a->slots[b] * a->kv_heads + kv) * a->capacity * width;
-    long size = is_bf16 ? 2 : 4, first = a->window > 0 && length + 1 > a->window ? length + 1 - a->window : 0;
-    char *keys = (char *)a->keys + stored * size, *values = (char *)a->values + stored * size;
-    float q[group * width], y[group * width], key[width];
-    turned(a, b, a->qkv, (row + a->heads + kv) * width, 1, key, is_bf16);
-    for (long k = 0; k < width; k++) put(keys, length * width + k, is_bf16, key[k]);
-    memcpy(values + length * width * size, (const char *)a->qkv + (row + a->heads + a->kv_heads + kv) * width * size,
-           width * size);
+    long row = b * (a->heads + 2 * a->kv_heads), at = (a->slots[b] * a->kv_heads + kv) * a->capacity;
+    long first = a->window > 0 && length + 1 > a->window ? length + 1 - a->window : 0, offset = at * width * size_of(kind);
+    Past past = {(char *)a->keys + offset, (char *)a->values + offset, kind == INT8 ? a->key_scales + at : 0,
+                 kind == INT8 ? a->value_scales + at : 0};
+    float q[group * width], y[group * width], new[width];
+    turned(a, b, a->qkv, (row + a->heads + kv) * width, 1, new, is_bf16);
+    keep(past.keys, past.key_scales, length, new, width, kind);
+    for (long k = 0; k < width; k++) new[k] = get(a->qkv, (row + a->heads + a->kv_heads + kv) * width + k, is_bf16);
+    keep(past.values, past.value_scales, length, new, width, kind);
     for (long g = 0; g < group; g++)
         turned(a, b, a->qkv, (row + kv * group + g) * width, 1 / sqrtf(width), q + g * width, is_bf16);
     for (long g = 0, left; (left = group - g) > 0;) {
-#define HEADS(H) heads_over(a, q + g * width, keys, values, first, length + 1, y + g * width, H, is_bf16), g += H
+#define HEADS(H) heads_over(width, q + g * width, &past, first, length + 1, y + g * width, H, kind), g += H
         if (left >= 4) HEADS(4);
         else if (left == 3) HEADS(3);
         else if (left == 2) HEADS(2);
@@ -172,9 +207,13 @@ INLINE void attend(const Attention *a, long b, long kv, const int is_bf16) {
 }
 
 static void part(const Attention *a, long first, long last) {
-    for (long i = first; i < last; i++)
-        if (a->is_bf16) attend(a, i / a->kv_heads, i % a->kv_heads, 1);
-        else attend(a, i / a->kv_heads, i % a->kv_heads, 0);
+    for (long i = first; i < last; i++) {
+        long b = i / a->kv_heads, kv = i % a->kv_heads;
+        if (a->kind == INT8 && a->is_bf16) attend(a, b, kv, 1, INT8);
+        else if (a->kind == INT8) attend(a, b, kv, 0, INT8);
+        else if (a->is_bf16) attend(a, b, kv, 1, BF16);
+        else attend(a, b, kv, 0, FP32);
+    }
 }
 
 static void run(void *data) {
@@ -183,11 +222,12 @@ static void run(void *data) {
     part(a, units * thread / threads, units * (thread + 1) / threads);
 }
 
-void labkit_attend(void *y, const void *qkv, const void *cos, const void *sin, void *keys, void *values,
-                   const int64_t *slots, const int64_t *lengths, long batch, long heads, long kv_heads, long width,
-                   long capacity, long window, long turn, int is_bf16, int threads) {
-    Attention a = {y, qkv, cos, sin, keys, values, slots, lengths, batch, heads, kv_heads, width, capacity, window, turn,
-                   is_bf16};
+/* Key and value scales are NULL unless keys and values are int8. */
+void labkit_attend(void *y, const void *qkv, const void *cos, const void *sin, void *keys, void *values, void *key_scales,
+                   void *value_scales, const int64_t *slots, const int64_t *lengths, long batch, long heads, long kv_heads,
+                   long width, long capacity, long window, long turn, int is_bf16, int threads) {
+    Attention a = {y, qkv, cos, sin, keys, values, key_scales, value_scales, slots, lengths, batch, heads, kv_heads, width,
+                   capacity, window, turn, is_bf16, key_scales ? INT8 : is_bf16 ? BF16 : FP32};
     long work = 0;
     for (long b = 0; b < batch; b++) work += (lengths[b] + 1) * heads * width;
     if (threads > work / MIN_VALUES_PER_THREAD) threads = work / MIN_VALUES_PER_THREAD;

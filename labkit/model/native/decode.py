@@ -48,7 +48,7 @@ def can_attend(*, head_dim: int, num_heads: int, num_kv_heads: int) -> bool:
 def attend(
     qkv: Tensor,
     rotation: tuple[Tensor, Tensor],
-    stored: tuple[Tensor, Tensor],
+    stored: tuple[Tensor, ...],
     places: Tensor,
     *,
     window: int | None,
@@ -58,7 +58,8 @@ def attend(
     Args:
         qkv: [B, 1, heads + 2 · KV heads, D], queries first, not rotated.
         rotation: cos and signed sin, each [B or 1, 1, 1, D].
-        stored: keys and values, each [slots, KV heads, capacity, D], written in place.
+        stored: keys and values, each [slots, KV heads, capacity, D] in the dtype of qkv; or as int8, followed by their
+            scales, each fp32 [slots, KV heads, capacity]. Written in place.
         places: int64 [2, B]: each sequence's slot and the tokens that are stored of it.
         window: tokens that may be seen, the new one included; None: all.
 
@@ -66,7 +67,7 @@ def attend(
         [B, 1, heads · D].
     """
     qkv = qkv.contiguous()
-    keys, values = stored
+    keys, values, *scales = stored
     batch, _, num, width = qkv.shape
     num_kv_heads, capacity = keys.shape[1:3]
     num_heads = num - 2 * num_kv_heads
@@ -80,6 +81,7 @@ def attend(
         sin.data_ptr(),
         keys.data_ptr(),
         values.data_ptr(),
+        *([part.data_ptr() for part in scales] or (None, None)),
         at,
         at + batch * places.itemsize,
         batch,
