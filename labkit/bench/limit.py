@@ -103,8 +103,9 @@ def _rates(cost: Cost, seconds: Mapping[str, float], prompt_tokens: int | None) 
     """`pass_s`, and tokens over the time of the phases that yield them; rates over no time are absent."""
     pass_s = sum(seconds.values())
     parts = {"output_tok_per_s": (sum(phase.num_outputs for phase in cost.phases.values()), pass_s)}
-    if "decode" in cost.phases:
-        parts["decode_tok_per_s"] = (cost.phases["decode"].num_outputs, seconds["decode"])
+    if "decode" in cost.phases:  # phases of a draft model stand in its time
+        decode_s = sum(time_s for name, time_s in seconds.items() if name != "prefill")
+        parts["decode_tok_per_s"] = (cost.phases["decode"].num_outputs, decode_s)
     if "prefill" in cost.phases and prompt_tokens is not None:
         parts["prefill_tok_per_s"] = (prompt_tokens, seconds["prefill"])
     return {"pass_s": pass_s} | {name: num / time_s for name, (num, time_s) in parts.items() if time_s > 0}

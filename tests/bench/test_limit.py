@@ -55,6 +55,15 @@ def test_a_datasheet_limit_of_seven_billion_bf16_weights_on_an_a100():
     assert found["origin"] == "datasheet"
 
 
+def test_phases_of_a_draft_model_stand_in_the_time_of_decoding():
+    draft = Phase(20, 0, {"weights": 0.5e9}, {"bf16": 1e9})
+    cost = Cost({"prefill": COST.phases["prefill"], "draft": draft, "decode": COST.phases["decode"]})
+    for told in (limit(cost, HERE), predict(cost, HERE)):
+        decode_s = told["draft"]["seconds"] + told["decode"]["seconds"]
+        assert told["draft"]["seconds"] >= 1.0
+        assert told["decode_tok_per_s"] == pytest.approx(10 / decode_s)
+
+
 def test_prediction_adds_dispatch_to_the_limit():
     found = predict(COST, HERE)
     assert found["decode"]["terms"] == pytest.approx(
