@@ -17,6 +17,9 @@ LAUNCHES_PER_LAYER = 30
 NATIVE_LAUNCHES_PER_LAYER = 24
 """The same where native kernels do what lies between the matrix products."""
 
+VERIFY_LAUNCHES_PER_LAYER = 38
+"""The same where a step checks drafted tokens: attention of several tokens is torch's, native kernels or not."""
+
 LAUNCHES_OUTSIDE = 12
 """Operations of a step outside the blocks: input tensors, embedding, rotation, norm, head, sampling."""
 

@@ -86,7 +86,7 @@ class Speculative(Optimization):
         `ASSUMED_ACCEPTANCE`; k of them yield (1 - aᵏ⁺¹) / (1 - a) tokens a step (Leviathan et al. 2023). An engine that
         has decoded puts what it met in place of both.
         """
-        from labkit.engine.cost import LAUNCHES_PER_LAYER
+        from labkit.engine.cost import VERIFY_LAUNCHES_PER_LAYER
 
         tokens_per_step = (1 - ASSUMED_ACCEPTANCE ** (self.num_tokens + 1)) / (1 - ASSUMED_ACCEPTANCE)
         return replace(
@@ -94,7 +94,7 @@ class Speculative(Optimization):
             tokens_per_step=tokens_per_step,
             num_drafted=float(self.num_tokens),
             draft=self._draft_cost(cost),
-            decode_launches=LAUNCHES_PER_LAYER,  # native attention takes one token
+            decode_launches=VERIFY_LAUNCHES_PER_LAYER,
         )
 
     def _draft_cost(self, cost: "DecoderCost") -> "DecoderCost | None":

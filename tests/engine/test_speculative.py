@@ -18,9 +18,11 @@ from labkit.engine.engine import Engine
 from labkit.engine.sampler import Sampler, TopP
 from labkit.engine.sequence import Sequence
 from labkit.engine.speculative import Drafts, Speculative
+from labkit.model.native import build
 from labkit.optimizations import bind
 from labkit.optimizations.build import build_engine
 from tests.conftest import write_tiny_model
+from tests.engine.test_engine import CountingLibrary, CountingMode
 
 MakeEngine = Callable[[str], Engine]
 
@@ -151,6 +153,33 @@ def test_the_cost_is_told_from_what_was_met(make_engine: MakeEngine) -> None:
     assert engine.cost(SPEC).phases["decode"].num_steps == pytest.approx(10 / 1.9375)  # assumed
     served(engine, workload)
     assert engine.cost(SPEC).phases["decode"].num_steps == pytest.approx(2)
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_the_cost_model_counts_the_dispatches_of_a_step_that_verifies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_native: bool
+) -> None:
+    found = build.native()
+    if is_native and not found.compiler:
+        pytest.skip(found.reason)
+    calls = CountingLibrary(found.library)
+    monkeypatch.setattr(build, "native", lambda: build.Native(calls if is_native else None, "", ""))
+    write_tiny_model(tmp_path, num_hidden_layers=6)
+    plain, engine = (
+        build_engine(bind(recipe), model=str(tmp_path), device="cpu", cache_folder=tmp_path)
+        for recipe in ("precision + kv_cache", "precision + kv_cache + speculative")
+    )
+    workloads = [workload_of(((5, 6, 7), new)) for new in (21, 11, 21)]  # the first chooses kernels
+    with_drafter(engine, Foreseeing(outputs(served(plain, workloads[0]))))
+    counts = []
+    for workload in workloads:
+        prepared = engine.prepare(workload)
+        calls.count = 0
+        with CountingMode() as mode:
+            engine.serve(prepared)
+        counts.append(mode.count + calls.count)
+    per_step = (counts[2] - counts[1]) / 2  # five tokens each
+    assert abs(per_step / engine.cost(SPEC).phases["decode"].kernel_launches - 1) < 0.15
 
 
 @pytest.mark.parametrize("draft", ["ngram", "half"])
