@@ -6,6 +6,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,11 +47,17 @@ def no_network() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a two-layer Llama with random weights and a byte tokenizer, sized so that every kernel takes it."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    write_tiny_model(folder)
+    return str(folder)
+
+
+def write_tiny_model(folder: Path, **changes: Any) -> None:
+    """Write the tiny model, or one whose config.json differs from its in these entries."""
     from labkit.model.config import ModelConfig
     from labkit.model.random_weights import write_random_weights
     from labkit.model.tokenizer import write_byte_tokenizer
 
-    folder = tmp_path_factory.mktemp("tiny-model")
     config = {
         "architectures": ["LlamaForCausalLM"],
         "vocab_size": 320,
@@ -61,8 +68,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
         "intermediate_size": 128,
         "max_position_embeddings": 256,
         "tie_word_embeddings": True,
+        **changes,
     }
     (folder / "config.json").write_text(json.dumps(config))
     write_random_weights(ModelConfig.from_dict(config), folder)
     write_byte_tokenizer(folder / "tokenizer.json")
-    return str(folder)

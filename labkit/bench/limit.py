@@ -52,7 +52,7 @@ def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, Kernels] | Non
     Each phase by name: `{"seconds", "terms"}`; then `terms` of the whole pass, `pass_s` and the rates of `limit`.
     Terms, in seconds: each kind of bytes over bandwidth (`weights`, `kv_cache`, …), `flops` by which arithmetic
     outlasts memory, `dispatch` of every operation, and the time by which measured layers outlast weights and
-    arithmetic, under the name that `Kernels` gives it.
+    arithmetic, under the name that `Kernels` gives it; all that a draft model takes is `drafts`.
     Raises ValueError for ceilings without a dispatch cost: a datasheet gives limits only.
     """
     if ceilings.dispatch_s is None:
@@ -63,6 +63,8 @@ def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, Kernels] | Non
     for name, phase in cost.phases.items():
         terms = _step_terms(phase, ceilings, ceilings.dispatch_s, (kernels or {}).get(name))
         terms = {term: phase.num_steps * step_s for term, step_s in terms.items()}
+        if name.startswith("draft"):  # what a guess costs is one term, whatever it consists of
+            terms = {"drafts": sum(terms.values())}
         phases[name] = {"seconds": sum(terms.values()), "terms": terms}
     totals: dict[str, float] = {}
     for phase in phases.values():
@@ -115,8 +117,9 @@ def _rates(cost: Cost, seconds: Mapping[str, float], prompt_tokens: int | None) 
     """`pass_s`, and tokens over the time of the phases that yield them; rates over no time are absent."""
     pass_s = sum(seconds.values())
     parts = {"output_tok_per_s": (sum(phase.num_outputs for phase in cost.phases.values()), pass_s)}
-    if "decode" in cost.phases:
-        parts["decode_tok_per_s"] = (cost.phases["decode"].num_outputs, seconds["decode"])
+    if "decode" in cost.phases:  # phases of a draft model stand in its time
+        decode_s = sum(time_s for name, time_s in seconds.items() if name != "prefill")
+        parts["decode_tok_per_s"] = (cost.phases["decode"].num_outputs, decode_s)
     if "prefill" in cost.phases and prompt_tokens is not None:
         parts["prefill_tok_per_s"] = (prompt_tokens, seconds["prefill"])
     return {"pass_s": pass_s} | {name: num / time_s for name, (num, time_s) in parts.items() if time_s > 0}

@@ -34,6 +34,7 @@ class KVCache:
     ) -> None:
         self.config, self.dtype, self.compute_dtype, self.device = config, dtype, compute_dtype, device
         self.block_size = block_size
+        self.lookahead = 0  # tokens that a step may store beyond a sequence's last one; set by the Engine
         self.capacity = 0
         self.layers: list[tuple[Tensor, ...]] = [()] * config.num_layers
         self.num_slots = 0
@@ -64,8 +65,8 @@ class KVCache:
         return self.dtype is torch.int8
 
     def admit(self, sequences: List[Sequence]) -> None:
-        """Give each sequence a slot that holds it to its last token; neighbours where possible."""
-        longest = max(sequence.max_tokens for sequence in sequences)
+        """Give each sequence a slot that holds it to its last token and the lookahead; neighbours where possible."""
+        longest = max(sequence.max_tokens for sequence in sequences) + self.lookahead
         self._reserve(len(sequences), -(-longest // self.block_size) * self.block_size)
         for sequence in sequences:
             sequence.slot = self.free_slots.pop(0)

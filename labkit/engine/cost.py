@@ -5,7 +5,7 @@ without one it computes every earlier token again. Arithmetic is 2 FLOPs a weigh
 and head element for attention (the accounting of Kaplan et al. 2020 and Pope et al. 2022).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labkit.core.cost import Cost, Phase
 from labkit.core.workload import WorkloadSpec
@@ -16,6 +16,9 @@ LAUNCHES_PER_LAYER = 30
 
 NATIVE_LAUNCHES_PER_LAYER = 24
 """The same where native kernels do what lies between the matrix products."""
+
+VERIFY_LAUNCHES_PER_LAYER = 38
+"""The same where a step checks drafted tokens: attention of several tokens is torch's, native kernels or not."""
 
 LAUNCHES_OUTSIDE = 12
 """Operations of a step outside the blocks: input tensors, embedding, rotation, norm, head, sampling."""
@@ -28,6 +31,9 @@ class DecoderCost:
     `linear_bytes` and `head_bytes` are bytes a weight, scales included. `kv_bytes` is bytes of one stored key or value
     element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
     `decode_launches` operations are dispatched in a layer and decoding step.
+
+    A decoding step gives a sequence `tokens_per_step` tokens; for that `num_drafted` are computed beside the last one,
+    after a `draft` model, if there is one, has run once for each. `has_weights`: it holds its own, none are another's.
     """
 
     config: ModelConfig
@@ -41,6 +47,10 @@ class DecoderCost:
     is_cached: bool = False
     kv_bytes: float = 4.0
     decode_launches: int = LAUNCHES_PER_LAYER
+    tokens_per_step: float = 1.0
+    num_drafted: float = 0.0
+    draft: "DecoderCost | None" = None
+    has_weights: bool = True
 
     @classmethod
     def baseline(cls, config: ModelConfig, spec: WorkloadSpec) -> "DecoderCost":
@@ -52,39 +62,62 @@ class DecoderCost:
         """Weights that one step reads, in bytes."""
         return self.config.num_linear_parameters * self.linear_bytes + self.config.num_head_parameters * self.head_bytes
 
+    def beside(self, config: ModelConfig) -> "DecoderCost":
+        """Cost of another model with its own weights, in the dtype of this one's activations."""
+        size = self.activation_bytes
+        return replace(self, config=config, linear_bytes=size, head_bytes=size, decode_launches=LAUNCHES_PER_LAYER)
+
     def phases(self) -> Cost:
-        """Prefill (up to the first token of every request) and decode (all tokens after it)."""
+        """Prefill (up to the first token of every request) and decode (all tokens after it).
+
+        A draft model adds phases of its own, `draft prefill` and `draft`, both in the time of decoding.
+        """
         spec = self.spec
         width = 1 if spec.scenario == "single_stream" else min(self.batch, spec.num_requests)
         waves = -(-spec.num_requests // width)
         mean_context = spec.prompt_tokens + spec.new_tokens / 2
-        prefill = self._step(width, spec.prompt_tokens, past=0.0, num_steps=waves, num_outputs=spec.num_requests)
-        new, past = (1.0, mean_context) if self.is_cached else (mean_context, 0.0)
-        decode = self._step(
+        phases = {"prefill": self._step(width, spec.prompt_tokens, num_steps=waves, num_outputs=spec.num_requests)}
+        if spec.new_tokens == 1:
+            return Cost(phases)
+        num_steps = waves * (spec.new_tokens - 1) / self.tokens_per_step
+        num_logits = 1 + self.num_drafted
+        new, past = (num_logits, mean_context) if self.is_cached else (mean_context, 0.0)
+        if self.draft is not None:
+            phases["draft prefill"] = self.draft._step(width, spec.prompt_tokens, num_steps=waves)
+            phases["draft"] = self.draft._step(
+                width,
+                1.0,
+                past=mean_context,
+                num_steps=num_steps * self.num_drafted,
+                launches=self.draft.decode_launches,
+            )
+        phases["decode"] = self._step(
             width,
             new,
             past=past,
-            num_steps=waves * (spec.new_tokens - 1),
+            num_logits=num_logits,
+            num_steps=num_steps,
             num_outputs=spec.num_requests * (spec.new_tokens - 1),
             launches=self.decode_launches,
         )
-        return Cost({"prefill": prefill, "decode": decode} if spec.new_tokens > 1 else {"prefill": prefill})
+        return Cost(phases)
 
     def _step(
         self,
         width: int,
         new: float,
         *,
-        past: float,
+        past: float = 0.0,
         num_steps: float,
-        num_outputs: float,
+        num_outputs: float = 0.0,
+        num_logits: float = 1.0,
         launches: int = LAUNCHES_PER_LAYER,
     ) -> Phase:
         """One step of `width` sequences that compute `new` tokens each behind `past` stored ones."""
         config = self.config
         pairs = new * past + new * (new + 1) / 2  # query-key pairs under the causal mask
         attention = 4.0 * config.num_layers * config.num_heads * config.head_dim * pairs
-        linear = 2.0 * config.num_linear_parameters * new + 2.0 * config.num_head_parameters
+        linear = 2.0 * config.num_linear_parameters * new + 2.0 * config.num_head_parameters * num_logits
         kv_token = 2.0 * config.num_layers * config.num_kv_heads * config.head_dim * self.kv_bytes
         kv = width * kv_token * (past + new) if self.is_cached else 0.0
         return Phase(

@@ -19,6 +19,7 @@ from labkit.core.trace import Trace
 from labkit.core.workload import Request, Scenario, Workload, WorkloadSpec
 from labkit.engine.config import EngineConfig
 from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, DecoderCost
+from labkit.engine.decoding import OneToken
 from labkit.engine.sequence import Sequence
 from labkit.model.choice import CHOICES
 from labkit.model.dtypes import DTYPES
@@ -62,6 +63,10 @@ class Engine:
         self.cache_folder, self.adjust_cost = cache_folder, adjust_cost
         self.cache = config.cache(model.config, model.dtype, device) if config.cache else None
         self.executor = config.executor(model, self.cache)
+        self.prefill = OneToken(self.executor, config.sampler)
+        self.decoding = config.decoding(model, source, self.executor, config) if config.decoding else self.prefill
+        if self.cache is not None:
+            self.cache.lookahead = self.decoding.lookahead
         self.scheduler = config.scheduler()
         self.num_steps = 0
 
@@ -73,16 +78,18 @@ class Engine:
         fresh = [sequence for sequence in sequences if sequence.scheduled_s is None]
         for sequence in fresh:
             sequence.scheduled_s = started_s
-        for group in (fresh, [sequence for sequence in sequences if sequence not in fresh]) if fresh else (sequences,):
+        rest = [sequence for sequence in sequences if sequence not in fresh] if fresh else sequences
+        for group, way in ((fresh, self.prefill), (rest, self.decoding)):
             if group:
-                tokens = self.config.sampler(self.executor.execute(group)).tolist()  # waits for the device
+                outputs = way.advance(group)
                 at_s = now_s()
-                for sequence, token in zip(group, tokens, strict=True):
-                    sequence.append(token, at_s)
+                for sequence, tokens in zip(group, outputs, strict=True):
+                    for token in tokens:  # those of one step are there at the same time
+                        sequence.append(token, at_s)
                 self.num_steps += 1
         finished = self.scheduler.retire()
-        if self.cache is not None and finished:
-            self.cache.release(finished)
+        if finished:
+            self._release(finished)
         return sequences
 
     def prepare(self, workload: Workload) -> Prepared:
@@ -108,8 +115,9 @@ class Engine:
 
     def relocate(self) -> None:
         """Move the weights; a model that no cache holds has so many pages that their luck evens out, and stays."""
-        if self.device == "cpu" and weights_bytes(self.model) <= _MOST_MOVED_BYTES:
-            relocate(self.model)
+        models = self._models()
+        if self.device == "cpu" and weights_bytes(models) <= _MOST_MOVED_BYTES:
+            relocate(models)
 
     def serve(self, prepared: Prepared) -> Trace:
         """Serve the requests to their last token; the clock runs from the call."""
@@ -117,7 +125,7 @@ class Engine:
             Sequence(index, list(ids), request.max_new_tokens, request.arrival_s)
             for index, (request, ids) in enumerate(prepared.requests)
         ]
-        steps_before = self.num_steps
+        before = self._counters()
         start_ns = time.perf_counter_ns()
 
         def now_s() -> float:
@@ -136,7 +144,7 @@ class Engine:
         except BaseException:
             self._forget(sequences)
             raise
-        counters = {"steps": float(self.num_steps - steps_before)}
+        counters = {name: count - before[name] for name, count in self._counters().items()}
         return Trace(tuple(sequence.trace() for sequence in sequences), duration_s, counters)
 
     def _serve_arrivals(self, sequences: list[Sequence], start_ns: int, now_s: Callable[[], float]) -> None:
@@ -154,8 +162,19 @@ class Engine:
     def _forget(self, sequences: list[Sequence]) -> None:
         """Leave no trace of a pass that broke off."""
         self.scheduler = self.config.scheduler()
+        self._release(sequences)
+
+    def _release(self, sequences: list[Sequence]) -> None:
+        self.decoding.release(sequences)
         if self.cache is not None:
             self.cache.release(sequences)
+
+    def _counters(self) -> dict[str, float]:
+        return {"steps": float(self.num_steps), **self.decoding.counters}
+
+    def _models(self) -> nn.ModuleList:
+        """All models that it computes with."""
+        return nn.ModuleList((self.model, *self.decoding.models))
 
     def quality(self, effort: str) -> Mapping[str, float]:
         """Quality against the fp32 reference; {} for random weights, whose text means nothing."""
@@ -168,13 +187,13 @@ class Engine:
         cost = DecoderCost.baseline(self.model.config, spec)
         if self.cache is not None and self.cache.has_native_attention:
             cost = replace(cost, decode_launches=NATIVE_LAUNCHES_PER_LAYER)
-        return self.adjust_cost(cost).phases()
+        return self.decoding.refine_cost(self.adjust_cost(cost)).phases()
 
     def facts(self) -> Mapping[str, Any]:
         """Weights in bytes, threads, dtype of activations, kernels chosen so far and their seconds per step."""
         emulated = self._emulated()
         return {
-            "weights_bytes": weights_bytes(self.model),
+            "weights_bytes": weights_bytes(self._models()),
             "kv_cache_bytes": self.cache.num_bytes if self.cache is not None else 0,
             "threads": torch.get_num_threads(),
             "activations": str(self.model.dtype).removeprefix("torch."),
@@ -207,7 +226,7 @@ class Engine:
 
     def close(self) -> None:
         """Give the memory back."""
-        del self.model, self.executor, self.cache
+        del self.model, self.executor, self.cache, self.prefill, self.decoding
 
 
 def weights_bytes(model: nn.Module) -> int:

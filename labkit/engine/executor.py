@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from labkit.engine.cache import KVCache
+from labkit.engine.cache import CacheView, KVCache
 from labkit.engine.sequence import Sequence
 from labkit.model.transformer import Transformer
 
@@ -16,6 +16,13 @@ class Executor(Protocol):
 
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """Logits [B, V] of each sequence's next token. All are new, or all are decoding."""
+
+    def verify(self, sequences: List[Sequence], drafts: List[list[int]]) -> Tensor:
+        """Logits [B, 1 + K, V] after each decoding sequence's last token and after each token of its draft.
+
+        K is the length of the longest draft; rows beyond a shorter one mean nothing. All of it is in the cache
+        afterwards: who rejects a token sets `num_cached` back.
+        """
 
 
 class LocalExecutor:
@@ -31,18 +38,26 @@ class LocalExecutor:
             return self._forward([sequence.tokens for sequence in sequences], None)
         if sequences[0].num_cached == 0:
             self.cache.admit(sequences)
-            new = [sequence.tokens for sequence in sequences]
-        else:
-            new = [sequence.outputs[-1:] for sequence in sequences]
+        new = [sequence.uncached for sequence in sequences]
         view = self.cache.view(sequences, max(map(len, new)))
         logits = self._forward(new, view)
         for sequence in sequences:
             sequence.num_cached = sequence.num_tokens
         return logits
 
-    def _forward(self, tokens: list[list[int]], view: object) -> Tensor:
+    def verify(self, sequences: List[Sequence], drafts: List[list[int]]) -> Tensor:
+        """See Executor. Drafts of unequal length are padded on the right."""
+        assert self.cache is not None  # without one there is nothing that the drafted tokens could stand behind
+        new = [sequence.uncached + draft for sequence, draft in zip(sequences, drafts, strict=True)]
+        view = self.cache.view(sequences, max(map(len, new)))
+        logits = self._forward(new, view, is_last_only=False)
+        for sequence, draft in zip(sequences, drafts, strict=True):
+            sequence.num_cached = sequence.num_tokens + len(draft)
+        return logits
+
+    def _forward(self, tokens: list[list[int]], view: CacheView | None, *, is_last_only: bool = True) -> Tensor:
         lengths = [len(row) for row in tokens]
         longest = max(lengths)
         padded = [row + [0] * (longest - len(row)) for row in tokens]
-        last = torch.tensor(lengths, device=self.device) - 1
+        last = torch.tensor(lengths, device=self.device) - 1 if is_last_only else None
         return self.model(torch.tensor(padded, device=self.device), store=view, last=last)  # type: ignore[no-any-return]

@@ -1,26 +1,46 @@
 """Sampler: from logits to the next token."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Sampler(Protocol):
-    """Picks one token a sequence."""
+    """Picks one token a sequence: `sampler(logits)` does what `sampler.draw(sampler.distribution(logits))` does."""
+
+    is_deterministic: ClassVar[bool]
+    """Whether nothing is left to chance, so that every distribution has one token."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         """[B, V] → [B] int64."""
+
+    def distribution(self, logits: Tensor) -> Tensor:
+        """The probabilities that tokens are picked with: [..., V] → [..., V] in fp32."""
+
+    def draw(self, probabilities: Tensor) -> Tensor:
+        """Pick by probabilities that need not sum to 1: [B, N] → [B] int64 below N."""
 
 
 @dataclass(frozen=True)
 class Greedy:
     """The most likely token; the lowest id of equals."""
 
+    is_deterministic: ClassVar[bool] = True
+
     def __call__(self, logits: Tensor) -> Tensor:
         """[B, V] → [B] int64."""
         return logits.float().argmax(dim=-1)  # exact, and four times as fast as argmax of 16 bits on a CPU
+
+    def distribution(self, logits: Tensor) -> Tensor:
+        """See Sampler: 1 for one token."""
+        return F.one_hot(self(logits), logits.shape[-1]).float()
+
+    def draw(self, probabilities: Tensor) -> Tensor:
+        """See Sampler: the likeliest."""
+        return probabilities.argmax(dim=-1)
 
 
 @dataclass
@@ -33,6 +53,8 @@ class TopP:
         ValueError: a temperature that is not positive, or a top_p outside (0, 1].
     """
 
+    is_deterministic: ClassVar[bool] = False
+
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
@@ -44,10 +66,19 @@ class TopP:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """[B, V] → [B] int64."""
-        probabilities, ids = (logits.float() / self.temperature).softmax(-1).sort(dim=-1, descending=True)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= self.top_p, 0.0)
-        if logits.device not in self.generators:
-            self.generators[logits.device] = torch.Generator(logits.device).manual_seed(self.seed)
-        picked = torch.multinomial(probabilities, 1, generator=self.generators[logits.device])
-        return ids.gather(-1, picked).squeeze(-1)
+        return self.draw(self.distribution(logits))
+
+    def distribution(self, logits: Tensor) -> Tensor:
+        """See Sampler: 0 outside the nucleus."""
+        ordered, ids = (logits.float() / self.temperature).softmax(-1).sort(dim=-1, descending=True)
+        before = ordered.cumsum(-1) - ordered
+        ordered = ordered.masked_fill(before >= self.top_p, 0.0)
+        ordered = ordered / ordered.sum(-1, keepdim=True)
+        return torch.empty_like(ordered).scatter(-1, ids, ordered)
+
+    def draw(self, probabilities: Tensor) -> Tensor:
+        """See Sampler: at random."""
+        device = probabilities.device
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return torch.multinomial(probabilities, 1, generator=self.generators[device]).squeeze(-1)

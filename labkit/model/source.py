@@ -91,7 +91,8 @@ def sizes_of(name: str) -> ModelConfig | None:
         return ModelConfig.from_dict(SHAPES[name])
     folder = data_path("models", EMBEDDED) if name == EMBEDDED else Path(os.path.expanduser(name))
     path = folder / "config.json"
-    return ModelConfig.from_dict(read_json(path)) if name and path.is_file() else None
+    is_here = name and os.path.isfile(path)  # unlike Path.is_file, also False for what can be no path
+    return ModelConfig.from_dict(read_json(path)) if is_here else None
 
 
 def _opened(name: str, folder: Path, origin: str, *, has_random_weights: bool = False) -> ModelSource:

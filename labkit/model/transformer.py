@@ -18,6 +18,7 @@ from labkit.model.native import decode
 from labkit.model.native.build import has_kernels
 
 _FEW_VALUES = 2**16  # up to here one core is done before torch has dispatched its operations
+_FEW_TOKENS = 32  # up to here a mask with a row for each query head is small, and copies of keys and values are not
 
 
 class KVStore(Protocol):
@@ -103,7 +104,10 @@ class Transformer(nn.Module):
         return cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
 
     def _mask(self, store: KVStore | None, x: Tensor) -> Tensor | None:
-        """Additive [B or 1, 1, T, L] mask, or None where plain causal attention shows just what may be seen."""
+        """Additive mask, or None where plain causal attention shows just what may be seen.
+
+        [B or 1, 1, T, L]; where `attend` folds several tokens, with a row for each of their heads: [B or 1, 1, T·G, L].
+        """
         if store is not None and store.can_attend:
             return None  # it knows what may be seen
         num_tokens, window = x.shape[1], self.config.sliding_window
@@ -119,7 +123,9 @@ class Transformer(nn.Module):
         is_hidden = distance < 0
         if window is not None:
             is_hidden |= distance >= window
-        return torch.zeros_like(is_hidden, dtype=x.dtype).masked_fill_(is_hidden, -math.inf)
+        mask = torch.zeros_like(is_hidden, dtype=x.dtype).masked_fill_(is_hidden, -math.inf)
+        is_folded = 1 < num_tokens <= _FEW_TOKENS
+        return mask.repeat_interleave(self.config.num_groups, 2) if is_folded else mask
 
 
 class Block(nn.Module):
@@ -222,14 +228,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of [B, T, H, D] queries over [B, K, L, D] keys and values; returns [B, T, H·D].
 
     One new token is the hot path: its G query heads of a KV group stand in for G query positions, so keys and values
-    are read once and not repeated. Without a mask, one token sees all keys and T = L tokens see themselves and those
-    before.
+    are read once and not repeated. Few tokens behind a mask do the same, T·G positions of which each has its row in the
+    mask. Without a mask, one token sees all keys and T = L tokens see themselves and those before.
     """
     batch, num_tokens, heads, width = q.shape
     kv_heads = k.shape[1]
     if num_tokens == 1:
         q = q.view(batch, kv_heads, heads // kv_heads, width)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(batch, 1, heads * width)
+    if mask is not None and num_tokens <= _FEW_TOKENS:
+        q = q.view(batch, num_tokens, kv_heads, -1, width).transpose(1, 2).flatten(2, 3)  # [B, K, T·G, D]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return out.view(batch, kv_heads, num_tokens, -1).transpose(1, 2).flatten(2)
     k, v = k.repeat_interleave(heads // kv_heads, 1), v.repeat_interleave(heads // kv_heads, 1)
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None)
     return out.transpose(1, 2).reshape(batch, num_tokens, heads * width)

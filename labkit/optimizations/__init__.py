@@ -11,12 +11,20 @@ from labkit.optimizations.base import Context, Need, Optimization, Slot, knob
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.precision import Precision
 from labkit.optimizations.quantize import Quantize
+from labkit.optimizations.speculative import Speculative
 from labkit.optimizations.static_batching import StaticBatching
 from labkit.optimizations.threads import Threads
 
 __all__ = ["CATALOG", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob"]
 
-CATALOG: tuple[type[Optimization], ...] = (Quantize, Precision, KvCache, StaticBatching, Threads)
+CATALOG: tuple[type[Optimization], ...] = (
+    Quantize,
+    Precision,
+    KvCache,
+    StaticBatching,
+    Speculative,
+    Threads,
+)
 """Every technique, in the order its hooks run and tables list it."""
 
 

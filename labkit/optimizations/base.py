@@ -91,9 +91,14 @@ def knob(
     choices: tuple[KnobValue, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    is_open: bool = False,
 ) -> Any:
-    """A field that is a knob: its default, what it does, and the values it takes (a closed set or a range)."""
-    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+    """A field that is a knob: its default, what it does, and the values it takes (a set or a range).
+
+    The choices of an open one are suggestions: any other text may be tried, and what it means shows when it is used.
+    """
+    rule = {"choices": choices, "low": low, "high": high, "is_open": is_open}
+    return field(default=default, metadata={"help": help, **rule})
 
 
 @dataclass(frozen=True)
@@ -152,12 +157,18 @@ class Optimization:
 
 
 def check_knob(name: str, key: str, value: Any, default: Any, rule: Mapping[str, Any]) -> None:
-    """Raise a UsageError unless `value` is one of the choices, or a number of the default's type within the range."""
+    """Raise a UsageError unless `value` is one of the choices, or a number of the default's type within the range.
+
+    An open knob takes any text but the empty one.
+    """
     choices, low, high = rule["choices"], rule["low"], rule["high"]
+    if rule["is_open"] and isinstance(value, str) and value:
+        return
     if choices:
         # by type too: True equals 1, and 8.0 equals 8, but neither is what was declared
         if not any(value == choice and type(value) is type(choice) for choice in choices):
-            raise UsageError.unknown(f"value of {name}'s knob {key}", value, choices)
+            remedy = "or any other text" if rule["is_open"] else ""
+            raise UsageError.unknown(f"value of {name}'s knob {key}", value, choices, remedy=remedy)
         return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, int) and is_number:

@@ -11,6 +11,7 @@ from labkit.core.recipe import Recipe
 from labkit.core.workload import WorkloadSpec
 
 if TYPE_CHECKING:
+    from labkit.engine.cost import DecoderCost
     from labkit.model.config import ModelConfig
 
 _PROCESS_BYTES = 400 * 2**20  # a worker that has imported torch and nothing else
@@ -50,18 +51,29 @@ def plan_rounds(needs: Sequence[Need], free_bytes: Mapping[str, int]) -> list[li
 
 
 def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, device: str) -> Need:
-    """Memory of our engine under a recipe: weights, embedding, KV cache, process; fp32 weights while it is built."""
+    """Memory of our engine under a recipe, its draft model and process included; while it is built, fp32 weights."""
     from labkit.engine.cost import DecoderCost
     from labkit.optimizations import bind
 
     cost = DecoderCost.baseline(config, spec)
     for optimization in bind(recipe).optimizations:
         cost = optimization.cost(cost)
-    embedding = 0.0 if config.is_tied else config.num_head_parameters * cost.activation_bytes
-    kv_cache = max(phase.bytes_by_kind.get("kv_cache", 0.0) for phase in cost.phases().phases.values())
-    weights = int(cost.weights_bytes + embedding)
-    building = max(0, 4 * config.num_parameters - weights)
-    return Need(recipe.text or "baseline", device, weights + int(kv_cache) + _PROCESS_BYTES, building)
+    held, cache = _weights_bytes(cost), _cache_bytes(cost)
+    if cost.draft is not None:
+        held += _weights_bytes(cost.draft) if cost.draft.has_weights else 0
+        cache += _cache_bytes(cost.draft)
+    building = max(0, 4 * config.num_parameters - held)
+    return Need(recipe.text or "baseline", device, held + cache + _PROCESS_BYTES, building)
+
+
+def _weights_bytes(cost: "DecoderCost") -> int:
+    """Weights of a model, an embedding that is not also its head included."""
+    embedding = 0.0 if cost.config.is_tied else cost.config.num_head_parameters * cost.activation_bytes
+    return int(cost.weights_bytes + embedding)
+
+
+def _cache_bytes(cost: "DecoderCost") -> int:
+    return int(max(phase.bytes_by_kind.get("kv_cache", 0.0) for phase in cost.phases().phases.values()))
 
 
 def peer_need(peer: Recipe, config: "ModelConfig", *, device: str) -> Need:

@@ -54,6 +54,7 @@ def catalog_rows(techniques: Sequence[Mapping[str, Any]]) -> Rows:
 
 def _knob(name: str, rule: Mapping[str, Any]) -> str:
     allowed = " | ".join(map(str, rule["choices"])) if rule["choices"] else f"{rule['low']:g} … {rule['high']:g}"
+    allowed += " | any other text" if rule["is_open"] else ""
     return f"{name}={rule['default']!r}: {rule['help']} ({allowed})"
 
 

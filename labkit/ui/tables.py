@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from labkit.bench.comparison import Comparison, Row
 from labkit.core.run import Run
 from labkit.ui import units
-from labkit.ui.readings import QUALITY, labels, quality_measure, reading, share_of_limit
+from labkit.ui.readings import QUALITY, labels, quality_measure, reading, share_of_limit, value
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,10 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
             lambda run: _metric(run, "decode_tok_per_s", units.number),
         ),
         (
+            Column("guesses kept", "drafted tokens that the model would have chosen; below it tokens a step"),
+            _acceptance,
+        ),
+        (
             Column("memory", "peak memory of the measuring process; below it the bytes of the weights", is_speed=False),
             _memory,
         ),
@@ -153,6 +157,11 @@ def percentile_cell(run: Run, metric: str, q: int) -> Cell:
 def _metric(run: Run, name: str, form: units.Formatter) -> Cell:
     found = reading(run, name)
     return Cell() if found is None else Cell(form(found["value"]), units.interval(found["low"], found["high"], form))
+
+
+def _acceptance(run: Run) -> Cell:
+    rate, tokens = value(run, "acceptance_rate"), value(run, "tokens_per_step")
+    return Cell() if rate is None else Cell(units.percent(rate), f"{units.number(tokens)} tokens a step")
 
 
 def _memory(run: Run) -> Cell:

@@ -55,6 +55,15 @@ def test_a_datasheet_limit_of_seven_billion_bf16_weights_on_an_a100():
     assert found["origin"] == "datasheet"
 
 
+def test_phases_of_a_draft_model_stand_in_the_time_of_decoding():
+    draft = Phase(20, 0, {"weights": 0.5e9}, {"bf16": 1e9})
+    cost = Cost({"prefill": COST.phases["prefill"], "draft": draft, "decode": COST.phases["decode"]})
+    for told in (limit(cost, HERE), predict(cost, HERE)):
+        decode_s = told["draft"]["seconds"] + told["decode"]["seconds"]
+        assert told["draft"]["seconds"] >= 1.0
+        assert told["decode_tok_per_s"] == pytest.approx(10 / decode_s)
+
+
 def test_prediction_adds_dispatch_to_the_limit():
     found = predict(COST, HERE)
     assert found["decode"]["terms"] == pytest.approx({"weights": 1.0, "kv_cache": 0.5, "flops": 0.0, "dispatch": 0.01})
@@ -110,3 +119,11 @@ def test_share_is_of_the_decoding_rate_or_else_the_output_rate():
 def test_residual_is_the_time_that_the_prediction_does_not_explain():
     assert residual({"decode_tok_per_s": 100.0}, {"decode_tok_per_s": estimate(80.0)}) == pytest.approx(0.25)
     assert residual({}, {"decode_tok_per_s": estimate(80.0)}) is None
+
+
+def test_what_a_draft_model_takes_is_one_term():
+    cost = Cost({"draft": Phase(20, 0, {"weights": 0.5e9}, {"bf16": 2e9}, 100), **COST.phases})
+    found = predict(cost, HERE)
+    assert list(found["draft"]["terms"]) == ["drafts"]
+    assert found["terms"]["drafts"] == pytest.approx(found["draft"]["seconds"])
+    assert found["decode_tok_per_s"] < predict(COST, HERE)["decode_tok_per_s"]

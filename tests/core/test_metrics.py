@@ -140,3 +140,18 @@ def test_a_percentile_is_not_stated_where_one_below_it_is_withheld():
     metrics = summarize(passes)
     assert [metrics[f"itl_s.p{q}"] is None for q in (50, 90, 95, 99)] == [False, True, True, True]
     assert set(metrics["itl_s.missing"]) == {"p90", "p95", "p99"}
+
+
+def test_guessed_outputs_are_counted_over_all_passes():
+    passes = [
+        Trace(one_request_pass(num_outputs=9).requests, 1.0, {"steps": 5.0, "drafted": 16.0, "accepted": 4.0}),
+        Trace(one_request_pass(num_outputs=9).requests, 1.0, {"steps": 3.0, "drafted": 8.0, "accepted": 6.0}),
+    ]
+    metrics = summarize(passes)
+    assert metrics["acceptance_rate"] == {"value": 10 / 24}
+    assert metrics["tokens_per_step"] == {"value": 16 / 6}
+
+
+def test_without_guesses_there_is_no_rate_of_acceptance():
+    nothing = Trace(one_request_pass().requests, 1.0, {"steps": 5.0, "drafted": 0.0, "accepted": 0.0})
+    assert {"acceptance_rate", "tokens_per_step"}.isdisjoint(summarize([nothing, one_request_pass()]))

@@ -80,3 +80,36 @@ def test_fewer_bits_are_fewer_bytes(recipe: str, bytes_per_weight: float, dtype:
 
 def test_one_new_token_is_all_prefill() -> None:
     assert list(cost("kv_cache", replace(SPEC, new_tokens=1)).phases().phases) == ["prefill"]
+
+
+def test_guesses_are_computed_beside_the_last_token_and_save_steps() -> None:
+    plain, decode = (cost(recipe).phases().phases["decode"] for recipe in ("kv_cache", "kv_cache + speculative"))
+    assert decode.num_steps == pytest.approx(plain.num_steps / (1 + 1 / 2 + 1 / 4 + 1 / 8 + 1 / 16))
+    assert decode.num_outputs == plain.num_outputs
+    assert decode.bytes_by_kind["weights"] == plain.bytes_by_kind["weights"]
+    attention = 4 * 2 * 2 * 4 * (5 * 12.5 + 15)
+    assert decode.flops_by_dtype["fp32"] == pytest.approx(5 * (2 * LINEAR + 2 * HEAD) + attention)
+
+
+def test_a_draft_model_runs_once_for_each_guess() -> None:
+    phases = cost("kv_cache + speculative(draft='half', num_tokens=2)").phases().phases
+    assert list(phases) == ["prefill", "draft prefill", "draft", "decode"]
+    assert phases["draft"].num_steps == pytest.approx(2 * phases["decode"].num_steps)
+    assert phases["draft"].num_outputs == phases["draft prefill"].num_outputs == 0
+    assert phases["draft"].bytes_by_kind == pytest.approx(
+        {
+            "weights": 4.0 * (LINEAR / 2 + HEAD),
+            "kv_cache": phases["decode"].bytes_by_kind["kv_cache"] / 2 * 13.5 / 15.5,
+        }
+    )
+    assert phases["draft prefill"].num_steps == phases["prefill"].num_steps == 4
+
+
+def test_another_model_as_draft_is_read_in_the_dtype_of_the_activations() -> None:
+    quantized = cost("quantize(bits=4) + kv_cache + speculative(draft='llama-125m')")
+    assert quantized.draft is not None
+    assert quantized.draft.config.num_layers == 12
+    assert quantized.draft.weights_bytes == 2.0 * (
+        quantized.draft.config.num_linear_parameters + quantized.draft.config.num_head_parameters
+    )
+    assert cost("kv_cache + speculative(draft='someone/something')").draft is None  # its sizes are not known here

@@ -158,3 +158,38 @@ def test_rounded_storage_keeps_what_it_holds_when_it_grows() -> None:
     first.num_cached = 3
     after, _ = cache.view([first], 1).append(1, torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4))
     assert torch.equal(after[:, :, :3], before)
+
+
+def test_a_lookahead_is_room_beyond_the_last_token() -> None:
+    cache = make_cache()
+    cache.lookahead = 5
+    pair = [sequence(0, prompt=5, new=3), sequence(1, prompt=2, new=1)]
+    cache.admit(pair)
+    assert cache.capacity == 16  # 13 in blocks of 4
+    pair[0].num_cached, pair[1].num_cached = 7, 2
+    new = torch.randn(2, 1, 6, 4)
+    view = cache.view(pair, 6)
+    keys, _ = view.append(0, new, new)
+    assert view.positions.tolist() == [list(range(7, 13)), list(range(2, 8))]
+    assert torch.equal(keys[0, :, 7:13], new[0])
+    assert torch.equal(keys[1, :, 2:8], new[1])
+
+
+def test_what_the_cache_lacks_is_told_from_what_it_holds() -> None:
+    one = Sequence(0, [1, 2, 3], 4, 0.0, outputs=[4, 5])
+    seen = []
+    for one.num_cached in (0, 2, 3, 4, 5):
+        seen.append(one.uncached)
+    assert seen == [[1, 2, 3, 4, 5], [3, 4, 5], [4, 5], [5], []]
+
+
+@pytest.mark.parametrize("sampler", [Greedy(), TopP(temperature=0.7, top_p=0.8, seed=5)])
+def test_a_sampler_draws_from_the_distribution_it_states(sampler: Greedy | TopP) -> None:
+    logits = torch.randn(6, generator=torch.Generator().manual_seed(0))
+    stated = sampler.distribution(logits)
+    assert stated.sum().item() == pytest.approx(1)
+    assert sampler.is_deterministic == (stated.count_nonzero() == 1)
+    drawn = torch.bincount(sampler(logits.expand(20_000, 6)), minlength=6) / 20_000
+    torch.testing.assert_close(drawn, stated, rtol=0, atol=0.02)
+    assert drawn[stated == 0].sum() == 0
+    assert sampler.distribution(logits.expand(2, 3, 6)).shape == (2, 3, 6)

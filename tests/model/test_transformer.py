@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from labkit.engine.cache import KVCache
+from labkit.engine.sequence import Sequence
+from labkit.model.config import ModelConfig
 from labkit.model.source import open_model
 from labkit.model.tokenizer import write_byte_tokenizer
 from labkit.model.transformer import Transformer
@@ -76,3 +79,32 @@ def randomize(model: torch.nn.Module) -> None:
                 parameter.copy_(0.3 * noise + float(name.endswith("norm.weight")))
             else:
                 parameter.copy_(noise / parameter.shape[1] ** 0.5)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("num_tokens", [2, 5, 40])
+def test_tokens_behind_a_cache_get_the_logits_of_the_whole_text(
+    batch: int, window: int | None, num_tokens: int
+) -> None:
+    config = ModelConfig(
+        vocab_size=32, hidden_size=32, num_layers=2, num_heads=6, num_kv_heads=2, head_dim=16, intermediate_size=48,
+        max_positions=80, sliding_window=window,
+    )  # fmt: skip
+    model = Transformer(config)
+    randomize(model)
+    past = [20, 3, 11][:batch]  # ragged; padding on the right stands in for what other sequences hold there
+    cache = KVCache(config, dtype=torch.float32, compute_dtype=torch.float32, device="cpu", block_size=8)
+    cache.lookahead = num_tokens
+    sequences = [Sequence(index, [1] * length, 1, 0.0) for index, length in enumerate(past)]
+    cache.admit(sequences)
+    texts = torch.randint(32, (batch, max(past) + num_tokens), generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        for sequence, text, length in zip(sequences, texts, past, strict=True):
+            model(text[None, :length], store=cache.view([sequence], length))
+            sequence.num_cached = length
+        new = torch.stack([text[length : length + num_tokens] for text, length in zip(texts, past, strict=True)])
+        logits = model(new, store=cache.view(sequences, num_tokens))
+        for row, text, length in zip(logits, texts, past, strict=True):
+            expected = model(text[None, : length + num_tokens])[0, length:]
+            torch.testing.assert_close(row, expected, rtol=0, atol=1e-4)

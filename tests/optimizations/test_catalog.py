@@ -24,8 +24,13 @@ every = pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.name)
 def allowed_values(kind: type[Optimization], knob: str) -> list[Any]:
     rule = next(field for field in fields(kind) if field.name == knob)
     if rule.metadata["choices"]:
-        return list(rule.metadata["choices"])
+        return [*rule.metadata["choices"], *(["any 'other' text"] if rule.metadata["is_open"] else [])]
     return [type(rule.default)(rule.metadata[end]) for end in ("low", "high")]
+
+
+def with_partners(kind: type[Optimization], *, is_on: bool = True) -> str:
+    """A recipe of what a technique requires and, if `is_on`, the technique itself."""
+    return " + ".join((*kind.requires, *([kind.name] if is_on else [])))
 
 
 @every
@@ -55,7 +60,7 @@ def test_every_knob_has_help_a_rule_and_a_default_that_obeys_it(kind: type[Optim
 def test_every_allowed_knob_value_survives_text_and_json(kind: type[Optimization]) -> None:
     for field in fields(kind):
         for value in allowed_values(kind, field.name):
-            recipe = Recipe((Step(kind.name, ((field.name, value),)),))
+            recipe = Recipe((*map(Step, kind.requires), Step(kind.name, ((field.name, value),))))
             if any(need.missing() for need in kind(**{field.name: value}).required):
                 continue
             canonical = bind(recipe).recipe
@@ -66,7 +71,8 @@ def test_every_allowed_knob_value_survives_text_and_json(kind: type[Optimization
 @every
 def test_values_outside_the_rule_are_refused_by_name(kind: type[Optimization]) -> None:
     for field in fields(kind):
-        for value in ("nonsense", True, None, -1, 10**9):
+        no_text = "" if field.metadata["is_open"] else "nonsense"  # an open knob takes any other
+        for value in (no_text, True, None, -1, 10**9):
             with pytest.raises(UsageError, match=field.name):
                 kind(**{field.name: value})
 
@@ -74,7 +80,7 @@ def test_values_outside_the_rule_are_refused_by_name(kind: type[Optimization]) -
 @every
 def test_the_tiny_model_runs_under_it(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
     outputs = []
-    for recipe in ("", kind.name):
+    for recipe in ("", with_partners(kind)):
         bound = bind(recipe)
         with bound.process():
             engine = build_engine(bound, model=tiny_model, device="cpu", cache_folder=tmp_path)
@@ -116,8 +122,10 @@ def test_every_allowed_pair_runs(
 @every
 def test_it_states_what_it_changes_in_the_cost(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
     costs = [
-        build_engine(bind(recipe), model=tiny_model, device="cpu", cache_folder=tmp_path).cost(SPEC)
-        for recipe in ("", kind.name)
+        build_engine(
+            bind(with_partners(kind, is_on=is_on)), model=tiny_model, device="cpu", cache_folder=tmp_path
+        ).cost(SPEC)
+        for is_on in (False, True)
     ]
     if kind.slot is Slot.RUNTIME:  # how fast the machine runs, not what there is to do
         assert costs[0] == costs[1]
@@ -145,6 +153,7 @@ def test_knobs_at_their_default_leave_the_canonical_text() -> None:
         ("quantize(bits=3)", "unknown value of quantize's knob bits '3'; allowed: 8, 4"),
         ("static_batching(size=0)", "static_batching: knob size is 0; allowed: whole numbers from 1 to 1024"),
         ("static_batching(size=2.5)", "static_batching: knob size is 2.5; allowed: whole numbers"),
+        ("kv_cache + speculative(draft=1)", "knob draft '1'; allowed: ngram, half; or any other text"),
         ("kv_cache + kv_cache", "recipe names 'kv_cache' twice"),
         ("kv_cache(8)", "takes knobs by name only"),
         ("kv_cache +", "cannot be read"),

@@ -41,6 +41,17 @@ def test_fewer_bits_raise_the_limit_where_memory_binds(folder: Path) -> None:
     assert "at most" in int8.told(())
 
 
+def test_cheap_guesses_are_expected_to_pay_and_those_of_a_large_draft_are_not(folder: Path) -> None:
+    plain, ngram, half = (
+        made(f"precision + kv_cache{more}", folder) for more in ("", " + speculative", " + speculative(draft='half')")
+    )
+    assert plain is not None
+    assert ngram is not None
+    assert half is not None
+    assert ngram.limit_per_s > plain.limit_per_s > half.limit_per_s
+    assert ngram.predicted_per_s > plain.predicted_per_s > half.predicted_per_s
+
+
 def test_what_was_measured_is_told_beside_what_is_expected(folder: Path) -> None:
     expected = made("kv_cache", folder)
     assert expected is not None

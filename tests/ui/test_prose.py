@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from labkit.bench.comparison import compare
 from labkit.ui.explain import explanation
 from labkit.ui.facts import flat, lessons
@@ -36,6 +38,16 @@ def test_a_column_that_nobody_fills_is_left_out(make):
     titles = [column.title for column in results([make("", quality={}, limit=None)], None).columns]
     assert "perplexity ratio" not in titles
     assert "of limit" not in titles
+
+
+def test_guesses_that_were_kept_have_a_column_where_there_were_any(make):
+    kept = {"acceptance_rate": {"value": 0.625}, "tokens_per_step": {"value": 2.5}}
+    guessing = make("kv_cache + speculative")
+    pair = [make("kv_cache"), replace(guessing, metrics={**guessing.metrics, **kept})]
+    table = results(pair, None)
+    column = [column.title for column in table.columns].index("guesses kept")
+    assert [line.cells[column].line for line in table.lines] == ["–", "62.5 % 2.50 tokens a step"]
+    assert "guesses kept" not in [column.title for column in results(pair[:1], None).columns]
 
 
 def test_devices_are_named_where_runs_are_of_several(make):

@@ -139,6 +139,10 @@ def _knob(spec: "Field[Any]") -> widgets.Widget:
     about = {"description": spec.name.replace("_", " "), "tooltip": rule["help"], "style": _WIDE}
     if rule["choices"]:
         layout = widgets.Layout(width="170px")
+        if rule["is_open"]:
+            return widgets.Combobox(  # a text counts once it is whole
+                options=[*rule["choices"]], value=spec.default, continuous_update=False, layout=layout, **about
+            )
         return widgets.Dropdown(options=[*rule["choices"]], value=spec.default, layout=layout, **about)
     low, high = rule["low"], rule["high"]
     layout = widgets.Layout(width="190px")

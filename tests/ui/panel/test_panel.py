@@ -48,8 +48,21 @@ def tab(panel: Panel, title: str) -> str:
 
 def test_every_technique_can_be_switched_on(panel: Panel) -> None:
     for kind in CATALOG:
-        panel.recipe = kind.name
-        assert set(toggles(panel)) == {kind.name}
+        panel.recipe = " + ".join((*kind.requires, kind.name))
+        assert set(toggles(panel)) == {*kind.requires, kind.name}
+
+
+def test_an_open_knob_suggests_values_and_takes_any_text(panel: Panel) -> None:
+    panel.recipe = "kv_cache + speculative(draft='some/model')"
+    (control,) = (control for control in panel._controls if "speculative" in control.read())
+    draft = control._knobs["speculative"]._widgets["draft"]  # type: ignore[attr-defined]
+    assert draft.options == ("ngram", "half")
+    assert draft.value == "some/model"
+    draft.value = "half"
+    assert panel.recipe == "kv_cache + speculative(draft='half')"
+    draft.value = ""
+    assert "draft" in panel._message.value
+    assert panel._run.disabled
 
 
 def test_text_moves_the_toggles_and_toggles_write_the_text(panel: Panel) -> None:

@@ -1,0 +1,23 @@
+"""What a recipe will need."""
+
+from labkit.core.recipe import Recipe
+from labkit.core.workload import WORKLOADS
+from labkit.model.source import sizes_of
+from labkit.runner.memory import recipe_need
+
+
+def held_bytes(recipe: str) -> int:
+    config = sizes_of("llama-1b")
+    assert config is not None
+    return recipe_need(Recipe.parse(recipe), config, WORKLOADS["chat"], device="cpu").held_bytes
+
+
+def test_a_draft_of_the_models_own_layers_needs_a_cache_and_another_model_its_weights_too() -> None:
+    draft = sizes_of("llama-125m")
+    assert draft is not None
+    plain, half, other = (
+        held_bytes(f"precision + kv_cache{more}")
+        for more in ("", " + speculative(draft='half')", " + speculative(draft='llama-125m')")
+    )
+    assert 0 < half - plain < 8 * 2**20
+    assert 2 * draft.num_parameters < other - plain < 2.1 * draft.num_parameters
