@@ -18,7 +18,7 @@ from labkit.engine.config import EngineConfig
 from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, DecoderCost
 from labkit.engine.sequence import Sequence
 from labkit.model.choice import CHOICES
-from labkit.model.linear import KernelLayer, QuantizedLinear, relocate
+from labkit.model.linear import KernelLayer, Linear, QuantizedLinear, relocate
 from labkit.model.source import ModelSource
 from labkit.model.transformer import Transformer
 
@@ -161,10 +161,12 @@ class Engine:
 
     def cost(self, spec: WorkloadSpec) -> Cost:
         """What one pass should need."""
-        cost = DecoderCost.baseline(self.model.config, spec)
+        cost = DecoderCost.baseline(self.source.config, spec)  # techniques change the sizes
         if self.cache is not None and self.cache.has_native_attention:
             cost = replace(cost, decode_launches=NATIVE_LAUNCHES_PER_LAYER)
-        return self.adjust_cost(cost).phases()
+        num_parameters, density = linear_parameters(self.model)
+        cost = replace(self.adjust_cost(cost), num_linear_parameters=num_parameters, density=density)
+        return cost.phases()
 
     def facts(self) -> Mapping[str, Any]:
         """Weights in bytes, threads, dtype of activations, kernels chosen so far and their seconds per step."""
@@ -201,4 +203,13 @@ def weights_bytes(model: nn.Module) -> int:
     """Memory of all weights, in bytes, shared ones counted once."""
     parameters = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
     packed = sum(module.num_bytes for module in model.modules() if isinstance(module, QuantizedLinear))
-    return sum(parameters.values()) + packed
+    beside = sum(module.packed_bytes for module in model.modules() if isinstance(module, Linear))
+    return sum(parameters.values()) + packed + beside
+
+
+def linear_parameters(model: Transformer) -> tuple[int, float]:
+    """Weights of the linear layers of all blocks, and the share of them that is read where zeros can be passed over."""
+    layers = [module for module in model.layers.modules() if isinstance(module, KernelLayer)]
+    sizes = [layer.in_features * layer.out_features for layer in layers]
+    read = [size * layer.density for size, layer in zip(sizes, layers, strict=True)]
+    return sum(sizes), sum(read) / sum(sizes)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labkit.model import sparse
 from labkit.model.choice import Shape, choose
 from labkit.model.native import build, products
 
@@ -31,6 +32,7 @@ class KernelLayer(nn.Module):
     out_features: int
     bits: int
     num_bytes: int
+    density: float = 1.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +56,8 @@ class KernelLayer(nn.Module):
         """The fastest kernel for this many rows, the same for all layers of one shape."""
         bucket = _power_of_two(num_rows)
         shape = Shape(
-            self.bits, self.out_features, self.in_features, bucket, str(x.dtype), x.device.type, self.step_bytes
+            self.bits, self.out_features, self.in_features, bucket, str(x.dtype), x.device.type, self.step_bytes,
+            density=round(self.density, 1),
         )
         candidates = {
             kernel.name: kernel for kernel in KERNELS if kernel.name in self.packed and bucket <= kernel.max_rows
@@ -85,8 +88,18 @@ class Linear(KernelLayer):
 
     @property
     def num_bytes(self) -> int:  # type: ignore[override]
-        """Memory that the weights take, in bytes."""
-        return self.weight.nbytes
+        """Memory that the weights take, in bytes, with what was laid out beside them."""
+        return self.weight.nbytes + self.packed_bytes
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of what kernels hold beside the weights."""
+        return sum(sparse.num_bytes(tensor) for tensors in self.packed.values() for tensor in tensors)
+
+    def pack(self) -> None:
+        """See KernelLayer; how many weights are zero is found out here, once they will not change any more."""
+        self.density = sparse.density(self.weight)
+        super().pack()
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
@@ -277,6 +290,18 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel("torch", _is_float, _nothing, lambda layer, x: F.linear(x, layer.weight)),
     Kernel(
+        "csr",
+        lambda layer: _is_float(layer) and sparse.fits_csr(layer.weight, layer.density),
+        lambda layer: sparse.pack_csr(layer.weight),
+        lambda layer, x: sparse.multiply_csr(x, *layer.packed["csr"]),
+    ),
+    Kernel(
+        "semi_structured",
+        lambda layer: _is_float(layer) and sparse.fits_fours(layer.weight, layer.density),
+        lambda layer: sparse.pack_fours(layer.weight),
+        lambda layer, x: sparse.multiply_fours(x, *layer.packed["semi_structured"]),
+    ),
+    Kernel(
         "native_int8",
         lambda layer: _has_native(layer, 8),
         lambda layer: (layer.codes, layer.scales.bfloat16()),
@@ -290,7 +315,8 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "int8pack",
-        lambda layer: layer.bits == 8 and _has("_weight_int8pack_mm"),
+        # torch's kernel reads rows in steps of 16 and past their end without asking
+        lambda layer: layer.bits == 8 and layer.in_features % 16 == 0 and _has("_weight_int8pack_mm"),
         lambda layer: (layer.codes, layer.scales.bfloat16()),
         _int8pack_multiply,
     ),
@@ -382,7 +408,7 @@ def relocate(model: nn.Module) -> None:
     moved: dict[int, Tensor] = {}
 
     def move(tensor: Tensor) -> Tensor:
-        key = tensor.data_ptr()
+        key = sparse.address(tensor)
         if key not in moved:
             moved[key] = tensor.clone()
         return moved[key]

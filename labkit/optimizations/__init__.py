@@ -9,14 +9,24 @@ from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
 from labkit.optimizations.base import Context, Need, Optimization, Slot, knob
 from labkit.optimizations.kv_cache import KvCache
+from labkit.optimizations.low_rank import LowRank
 from labkit.optimizations.precision import Precision
+from labkit.optimizations.prune import Prune
 from labkit.optimizations.quantize import Quantize
 from labkit.optimizations.static_batching import StaticBatching
 from labkit.optimizations.threads import Threads
 
 __all__ = ["CATALOG", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob"]
 
-CATALOG: tuple[type[Optimization], ...] = (Quantize, Precision, KvCache, StaticBatching, Threads)
+CATALOG: tuple[type[Optimization], ...] = (
+    Prune,
+    LowRank,
+    Quantize,
+    Precision,
+    KvCache,
+    StaticBatching,
+    Threads,
+)
 """Every technique, in the order its hooks run and tables list it."""
 
 

@@ -59,8 +59,8 @@ def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, de
         cost = optimization.cost(cost)
     embedding = 0.0 if config.is_tied else config.num_head_parameters * cost.activation_bytes
     kv_cache = max(phase.bytes_by_kind.get("kv_cache", 0.0) for phase in cost.phases().phases.values())
-    weights = int(cost.weights_bytes + embedding)
-    building = max(0, 4 * config.num_parameters - weights)
+    weights = int(cost.held_bytes + embedding)
+    building = max(0, int(4 * config.num_parameters * cost.num_build_copies) - weights)
     return Need(recipe.text or "baseline", device, weights + int(kv_cache) + _PROCESS_BYTES, building)
 
 
