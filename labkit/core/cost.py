@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+_INDEX_BYTES = 4
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -45,3 +47,8 @@ class Cost:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
+
+
+def csr_bytes(density: float, value_bytes: float) -> float:
+    """Bytes a weight of a matrix in compressed rows: the share that is not zero, each with the index of its column."""
+    return density * (value_bytes + _INDEX_BYTES)

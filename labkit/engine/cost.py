@@ -7,7 +7,7 @@ and head element for attention (the accounting of Kaplan et al. 2020 and Pope et
 
 from dataclasses import dataclass, replace
 
-from labkit.core.cost import Cost, Phase
+from labkit.core.cost import Cost, Phase, csr_bytes
 from labkit.core.workload import WorkloadSpec
 from labkit.model.config import ModelConfig
 
@@ -31,6 +31,8 @@ class DecoderCost:
     `linear_bytes` and `head_bytes` are bytes a weight, scales included. `kv_bytes` is bytes of one stored key or value
     element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
     `decode_launches` operations are dispatched in a layer and decoding step.
+    `num_linear_parameters` are those of the blocks' linear layers where they differ from what `config` says, `density`
+    is the share of them that is not zero, and `num_build_copies` is how many fp32 copies of all weights building holds.
 
     A decoding step gives a sequence `tokens_per_step` tokens; for that `num_drafted` are computed beside the last one,
     after a `draft` model, if there is one, has run once for each. `has_weights`: it holds its own, none are another's.
@@ -51,6 +53,9 @@ class DecoderCost:
     num_drafted: float = 0.0
     draft: "DecoderCost | None" = None
     has_weights: bool = True
+    num_linear_parameters: float | None = None
+    density: float = 1.0
+    num_build_copies: float = 1.0
 
     @classmethod
     def baseline(cls, config: ModelConfig, spec: WorkloadSpec) -> "DecoderCost":
@@ -58,14 +63,40 @@ class DecoderCost:
         return cls(config, spec)
 
     @property
+    def linear_parameters(self) -> float:
+        """Weights of the blocks' linear layers, zeros included."""
+        if self.num_linear_parameters is None:
+            return self.config.num_linear_parameters
+        return self.num_linear_parameters
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether so many weights are zero that compressed rows are fewer bytes; their kernels know fp32 only."""
+        return self.dtype == "fp32" and csr_bytes(self.density, self.linear_bytes) < self.linear_bytes
+
+    @property
     def weights_bytes(self) -> float:
         """Weights that one step reads, in bytes."""
-        return self.config.num_linear_parameters * self.linear_bytes + self.config.num_head_parameters * self.head_bytes
+        linear_bytes = csr_bytes(self.density, self.linear_bytes) if self.is_sparse else self.linear_bytes
+        return self.linear_parameters * linear_bytes + self.config.num_head_parameters * self.head_bytes
+
+    @property
+    def held_bytes(self) -> float:
+        """Weights that memory holds, in bytes: beside compressed rows the whole matrix stays, for steps of many rows."""
+        return self.weights_bytes + self.is_sparse * self.linear_parameters * self.linear_bytes
 
     def beside(self, config: ModelConfig) -> "DecoderCost":
         """Cost of another model with its own weights, in the dtype of this one's activations."""
         size = self.activation_bytes
-        return replace(self, config=config, linear_bytes=size, head_bytes=size, decode_launches=LAUNCHES_PER_LAYER)
+        return replace(
+            self,
+            config=config,
+            linear_bytes=size,
+            head_bytes=size,
+            decode_launches=LAUNCHES_PER_LAYER,
+            num_linear_parameters=None,
+            density=1.0,
+        )
 
     def phases(self) -> Cost:
         """Prefill (up to the first token of every request) and decode (all tokens after it).
@@ -117,7 +148,8 @@ class DecoderCost:
         config = self.config
         pairs = new * past + new * (new + 1) / 2  # query-key pairs under the causal mask
         attention = 4.0 * config.num_layers * config.num_heads * config.head_dim * pairs
-        linear = 2.0 * config.num_linear_parameters * new + 2.0 * config.num_head_parameters * num_logits
+        density = self.density if self.is_sparse else 1.0
+        linear = 2.0 * self.linear_parameters * density * new + 2.0 * config.num_head_parameters * num_logits
         kv_token = 2.0 * config.num_layers * config.num_kv_heads * config.head_dim * self.kv_bytes
         kv = width * kv_token * (past + new) if self.is_cached else 0.0
         return Phase(

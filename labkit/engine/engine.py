@@ -184,10 +184,12 @@ class Engine:
 
     def cost(self, spec: WorkloadSpec) -> Cost:
         """What one pass should need."""
-        cost = DecoderCost.baseline(self.model.config, spec)
+        cost = DecoderCost.baseline(self.source.config, spec)  # techniques change the sizes
         if self.cache is not None and self.cache.has_native_attention:
             cost = replace(cost, decode_launches=NATIVE_LAUNCHES_PER_LAYER)
-        return self.decoding.refine_cost(self.adjust_cost(cost)).phases()
+        num_parameters, density = linear_parameters(self.model)
+        cost = replace(self.adjust_cost(cost), num_linear_parameters=num_parameters, density=density)
+        return self.decoding.refine_cost(cost).phases()
 
     def facts(self) -> Mapping[str, Any]:
         """Weights in bytes, threads, dtype of activations, kernels chosen so far and their seconds per step."""
@@ -232,10 +234,18 @@ class Engine:
 def weights_bytes(model: nn.Module) -> int:
     """Memory of all weights, in bytes, shared ones counted once."""
     parameters = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
-    packed = sum(
-        module.num_bytes for module in model.modules() if isinstance(module, KernelLayer) and module.is_quantized
-    )
+    layers = [module for module in model.modules() if isinstance(module, KernelLayer)]
+    # float weights are parameters, of which kernels may hold another layout beside
+    packed = sum(layer.num_bytes if layer.is_quantized else layer.packed_bytes for layer in layers)
     return sum(parameters.values()) + packed
+
+
+def linear_parameters(model: Transformer) -> tuple[int, float]:
+    """Weights of the linear layers of all blocks, and the share of them that is read where zeros can be passed over."""
+    layers = [module for module in model.layers.modules() if isinstance(module, KernelLayer)]
+    sizes = [layer.in_features * layer.out_features for layer in layers]
+    read = [size * layer.density for size, layer in zip(sizes, layers, strict=True)]
+    return sum(sizes), sum(read) / sum(sizes)
 
 
 def _kernels(layers: List[KernelLayer], rows: int, *, emulated: List[str]) -> Kernels:

@@ -32,7 +32,7 @@ class Shape:
     """What a choice depends on.
 
     `rows` is rounded up to a power of two; so is `step_bytes`, the weights that a step reads before it comes to the
-    same layer again.
+    same layer again. `density` is the share of weights that are not zero, in tenths.
     """
 
     bits: int
@@ -43,6 +43,7 @@ class Shape:
     dtype: str
     device: str
     step_bytes: int
+    density: float = 1.0
 
     @property
     def text(self) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from labkit.model import sparse
 from labkit.model.native import build, products
 
 if TYPE_CHECKING:
@@ -231,6 +232,18 @@ KERNELS: tuple[Kernel, ...] = (
         max_rows=_FEW_ROWS,
     ),
     Kernel("torch", lambda layer: not layer.is_quantized, _nothing, lambda layer, x: F.linear(x, layer.weight)),
+    Kernel(
+        "csr",
+        lambda layer: not layer.is_quantized and sparse.fits_csr(layer.weight, layer.density),
+        lambda layer: sparse.pack_csr(layer.weight),
+        lambda layer, x: sparse.multiply_csr(x, *layer.packed["csr"]),
+    ),
+    Kernel(
+        "semi_structured",
+        lambda layer: not layer.is_quantized and sparse.fits_fours(layer.weight, layer.density),
+        lambda layer: sparse.pack_fours(layer.weight),
+        lambda layer, x: sparse.multiply_fours(x, *layer.packed["semi_structured"]),
+    ),
     Kernel("native_int8", lambda layer: _has_native(layer, 8), _codes8, _native_int8_multiply),
     Kernel(
         "native_int8_int8",
@@ -246,7 +259,13 @@ KERNELS: tuple[Kernel, ...] = (
         _native_int4_int8_multiply,
     ),
     Kernel("int_mm", _fits_int_mm, _codes8, _int_mm_multiply),
-    Kernel("int8pack", lambda layer: _is(layer, 8) and _has("_weight_int8pack_mm"), _codes8, _int8pack_multiply),
+    Kernel(
+        "int8pack",
+        # torch's kernel reads rows in steps of 16 and past their end without asking
+        lambda layer: _is(layer, 8) and layer.in_features % 16 == 0 and _has("_weight_int8pack_mm"),
+        _codes8,
+        _int8pack_multiply,
+    ),
     Kernel(
         "int4pack",
         # a second layout would double the memory, and the native one is faster for few rows and for many

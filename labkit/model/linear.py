@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labkit.model import sparse
 from labkit.model.choice import Shape, choose
 from labkit.model.kernels import KERNELS, Kernel
 
@@ -27,6 +28,7 @@ class KernelLayer(nn.Module):
     num_bytes: int
     device_type: str
     is_quantized: bool
+    density: float = 1.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +60,7 @@ class KernelLayer(nn.Module):
             str(x.dtype),
             x.device.type,
             self.step_bytes,
+            density=round(self.density, 1),
         )
         candidates = {
             kernel.name: kernel for kernel in KERNELS if kernel.name in self.packed and bucket <= kernel.max_rows
@@ -90,8 +93,18 @@ class Linear(KernelLayer):
 
     @property
     def num_bytes(self) -> int:  # type: ignore[override]
-        """Memory that the weights take, in bytes."""
-        return self.weight.nbytes
+        """Memory that the weights take, in bytes, with what was laid out beside them."""
+        return self.weight.nbytes + self.packed_bytes
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of what kernels hold beside the weights."""
+        return sum(sparse.num_bytes(tensor) for tensors in self.packed.values() for tensor in tensors)
+
+    def pack(self) -> None:
+        """See KernelLayer; how many weights are zero is found out here, once they will not change any more."""
+        self.density = sparse.density(self.weight)
+        super().pack()
 
     @property
     def device_type(self) -> str:  # type: ignore[override]
@@ -220,7 +233,7 @@ def relocate(model: nn.Module) -> None:
     moved: dict[int, Tensor] = {}
 
     def move(tensor: Tensor) -> Tensor:
-        key = tensor.data_ptr()
+        key = sparse.address(tensor)
         if key not in moved:
             moved[key] = tensor.clone()
         return moved[key]

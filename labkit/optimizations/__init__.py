@@ -9,7 +9,9 @@ from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
 from labkit.optimizations.base import Context, Need, Optimization, Slot, knob
 from labkit.optimizations.kv_cache import KvCache
+from labkit.optimizations.low_rank import LowRank
 from labkit.optimizations.precision import Precision
+from labkit.optimizations.prune import Prune
 from labkit.optimizations.quantize import Quantize
 from labkit.optimizations.speculative import Speculative
 from labkit.optimizations.static_batching import StaticBatching
@@ -18,6 +20,8 @@ from labkit.optimizations.threads import Threads
 __all__ = ["CATALOG", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob"]
 
 CATALOG: tuple[type[Optimization], ...] = (
+    Prune,
+    LowRank,
     Quantize,
     Precision,
     KvCache,

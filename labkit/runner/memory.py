@@ -62,14 +62,14 @@ def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, de
     if cost.draft is not None:
         held += _weights_bytes(cost.draft) if cost.draft.has_weights else 0
         cache += _cache_bytes(cost.draft)
-    building = max(0, 4 * config.num_parameters - held)
+    building = max(0, int(4 * config.num_parameters * cost.num_build_copies) - held)
     return Need(recipe.text or "baseline", device, held + cache + _PROCESS_BYTES, building)
 
 
 def _weights_bytes(cost: "DecoderCost") -> int:
     """Weights of a model, an embedding that is not also its head included."""
     embedding = 0.0 if cost.config.is_tied else cost.config.num_head_parameters * cost.activation_bytes
-    return int(cost.weights_bytes + embedding)
+    return int(cost.held_bytes + embedding)
 
 
 def _cache_bytes(cost: "DecoderCost") -> int:

@@ -34,7 +34,7 @@ ROUNDING = (("native_int8_int8", 8), ("int_mm", 8), ("dequantize8", 8), ("native
 
 
 def test_every_kernel_of_integers_is_tested_below() -> None:
-    of_others = {"native_float", "torch", "torchao_16", "torchao_8"}
+    of_others = {"native_float", "torch", "csr", "semi_structured", "torchao_16", "torchao_8"}
     assert set(BY_NAME) - of_others == {*WEIGHT_ONLY, *(name for name, _ in ROUNDING)}
 
 
@@ -193,3 +193,12 @@ def test_without_the_private_operators_the_fallback_remains(monkeypatch: pytest.
         assert list(layer.packed) == [f"dequantize{bits}"]
         x = torch.randn(2, 128)
         assert torch.allclose(layer(x), x @ weight.T, atol=2e-2)
+
+
+def test_rows_that_a_kernel_of_torch_would_read_past_are_kept_from_it() -> None:
+    layer = quantized(8, columns=24)
+    weight = layer.dequantized()
+    layer.pack()
+    assert "int8pack" not in layer.packed
+    x = torch.randn(2, 24)
+    assert torch.allclose(layer(x), x @ weight.T, atol=2e-2)

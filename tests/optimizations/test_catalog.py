@@ -20,6 +20,11 @@ SPEC = WorkloadSpec("contract", "offline", prompt_tokens=12, new_tokens=6, num_r
 
 every = pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.name)
 
+PARTNERS: dict[tuple[str, str, Any], tuple[tuple[str, Any], ...]] = {
+    ("prune", "pattern", "2:4"): (("sparsity", 0.5),),
+}
+"""Knobs that a value needs beside it."""
+
 
 def allowed_values(kind: type[Optimization], knob: str) -> list[Any]:
     rule = next(field for field in fields(kind) if field.name == knob)
@@ -60,8 +65,9 @@ def test_every_knob_has_help_a_rule_and_a_default_that_obeys_it(kind: type[Optim
 def test_every_allowed_knob_value_survives_text_and_json(kind: type[Optimization]) -> None:
     for field in fields(kind):
         for value in allowed_values(kind, field.name):
-            recipe = Recipe((*map(Step, kind.requires), Step(kind.name, ((field.name, value),))))
-            if any(need.missing() for need in kind(**{field.name: value}).required):
+            beside = PARTNERS.get((kind.name, field.name, value), ())
+            recipe = Recipe((*map(Step, kind.requires), Step(kind.name, ((field.name, value), *beside))))
+            if any(need.missing() for need in kind(**dict(recipe.steps[-1].knobs)).required):
                 continue
             canonical = bind(recipe).recipe
             assert Recipe.parse(recipe.text) == Recipe.of(recipe.to_dict()) == recipe
@@ -148,7 +154,7 @@ def test_knobs_at_their_default_leave_the_canonical_text() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("warp_drive", "unknown optimization 'warp_drive'; allowed: quantize, precision, kv_cache"),
+        ("warp_drive", "unknown optimization 'warp_drive'; allowed: prune, low_rank, quantize, precision, kv_cache"),
         ("kv_cache(size=3)", "unknown knob of kv_cache 'size'; allowed: dtype, block_size"),
         ("quantize(bits=3)", "unknown value of quantize's knob bits '3'; allowed: 8, 4"),
         ("static_batching(size=0)", "static_batching: knob size is 0; allowed: whole numbers from 1 to 1024"),
