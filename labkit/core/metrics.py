@@ -10,9 +10,12 @@
     requests_per_s     requests done over the same time
     prefill_tok_per_s  prompt tokens over the time in which some request was in prefill
     decode_tok_per_s   outputs after each request's first over the time in which some request was in decode
+    prefix_hit_rate    prompt tokens that were copied and not computed, over all of them (prefix cache only)
+    prefix_bytes       most that stored prefixes took at the end of a pass (likewise)
 
-The last two count time once however many requests share it: for a batch it is the time from the earliest first output
-to the last one, for requests one after another the sum of theirs. What is undefined is absent, never 0.
+The rates of prefill and decode count time once however many requests share it: for a batch it is the time from the
+earliest first output to the last one, for requests one after another the sum of theirs. What is undefined is absent,
+never 0.
 """
 
 from __future__ import annotations
@@ -89,6 +92,7 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
       where it, or one below it, is withheld for want of samples. Absent where there is no sample at all.
     - `NAME.missing`: `{"p90": 12}`, how many more samples each withheld percentile needs at least. Absent where none
       is withheld.
+    - `prefix_hit_rate`, `prefix_bytes`: `{"value": x}`, counted over all passes. Absent where no prefixes are kept.
 
     Requests of one pass are alike (they share a batch or a queue), and so are the gaps of one request. From 8 passes
     (requests) on, intervals account for that; a median of single values is bootstrapped. See `core.stats`.
@@ -107,7 +111,7 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
             groups = [group for requests in by_request if (group := [value for one in requests for value in one])]
         if groups:
             metrics |= _percentiles(name, groups)
-    return metrics
+    return metrics | _prefixes(traces)
 
 
 def geometric_mean(values: Sequence[float], *, level: float = 0.95) -> Estimate:
@@ -137,6 +141,15 @@ def _percentiles(name: str, groups: list[list[float]]) -> dict[str, Any]:
             in_groups = math.ceil(num_missing_groups * len(samples) / len(groups))
             missing[f"p{q}"] = max(1, missing_samples(len(samples), q), in_groups)
     return metrics | ({f"{name}.missing": missing} if missing else {})
+
+
+def _prefixes(traces: Sequence[Trace]) -> dict[str, Any]:
+    counted = [trace.counters for trace in traces if trace.counters.get("prompt_tokens")]
+    if not counted:
+        return {}
+    hits, tokens = (sum(counters[name] for counters in counted) for name in ("prefix_hit_tokens", "prompt_tokens"))
+    most = max(counters["prefix_bytes"] for counters in counted)
+    return {"prefix_hit_rate": {"value": hits / tokens}, "prefix_bytes": {"value": most}}
 
 
 def _time_per_output(output_s: Sequence[float]) -> list[float]:

@@ -55,7 +55,7 @@ class Run:
         device: "cpu" or "cuda". machine: fields of Machine. effort: "quick", "standard" or "rigorous".
         passes: the raw samples, in block order. token_share: part of the new tokens that a pass ran (1 = all).
             repeats: how often a pass went through the requests of a single stream, each time with other prompts.
-        metrics: name → {value, low, high, level, num_samples} or None where withheld.
+        metrics: name → {value, low, high, level, num_samples}, {value} for what was counted, or None where withheld.
         build: weights_bytes, peak_memory_bytes, load_s, warmup_s, is_steady, threads, kernels, notes.
         quality: metric → value, {} where not applicable. proof: outcome of the proof of equal
             output, None without exact parts.

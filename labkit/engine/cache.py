@@ -7,6 +7,7 @@ accounted.
 """
 
 from collections.abc import Sequence as List
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,12 @@ from labkit.engine.sequence import Sequence
 from labkit.model.config import ModelConfig
 from labkit.model.native import decode
 from labkit.model.native.build import has_kernels
+
+if TYPE_CHECKING:
+    from labkit.engine.prefix import PrefixCache
+
+Block = tuple[Tensor, ...]
+"""What a cache stores for a run of tokens, over all layers: keys and values, each [layers, K, tokens, D]."""
 
 
 class KVCache:
@@ -31,6 +38,7 @@ class KVCache:
     ) -> None:
         self.config, self.dtype, self.compute_dtype, self.device = config, dtype, compute_dtype, device
         self.block_size = block_size
+        self.prefixes: PrefixCache | None = None  # what earlier prompts left for those that begin alike
         self.capacity = 0
         self.layers: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * config.num_layers
         self.num_slots = 0
@@ -55,12 +63,21 @@ class KVCache:
         return values * self.dtype.itemsize
 
     def admit(self, sequences: List[Sequence]) -> None:
-        """Give each sequence a slot that holds it to its last token; neighbours where possible."""
+        """Give each sequence a slot that holds it to its last token, and what is known of its beginning.
+
+        Neighbours where possible.
+        """
         longest = max(sequence.max_tokens for sequence in sequences)
         self._reserve(len(sequences), -(-longest // self.block_size) * self.block_size)
         for sequence in sequences:
             sequence.slot = self.free_slots.pop(0)
-            sequence.num_cached = 0
+            sequence.num_cached = self.prefixes.restore(sequence) if self.prefixes is not None else 0
+
+    def keep(self, sequences: List[Sequence]) -> None:
+        """Let later prompts begin with the prompts of these sequences, which are in their slots now."""
+        if self.prefixes is not None:
+            for sequence in sequences:
+                self.prefixes.keep(sequence)
 
     def release(self, sequences: List[Sequence]) -> None:
         """Take the slots back."""
@@ -73,6 +90,26 @@ class KVCache:
     def view(self, sequences: List[Sequence], num_new: int) -> "CacheView":
         """The cache as the transformer sees it while these sequences append `num_new` tokens each."""
         return CacheView(self, sequences, num_new)
+
+    @property
+    def block_layout(self) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        """Shape and dtype of each part of a block."""
+        config = self.config
+        shape = (config.num_layers, config.num_kv_heads, self.block_size, config.head_dim)
+        return ((shape, self.dtype), (shape, self.dtype))
+
+    def read(self, slot: int, start: int, end: int) -> Block:
+        """A copy of what a slot holds of tokens `start` to `end`, bit for bit."""
+        parts = zip(*self.layers, strict=True)
+        return tuple(torch.stack([stored[slot, :, start:end] for stored in part]) for part in parts)
+
+    def write(self, slot: int, blocks: List[Block]) -> None:
+        """Put blocks into a slot, one behind the other from its first token on; at least one."""
+        length = len(blocks) * self.block_size
+        for index, part in enumerate(zip(*self.layers, strict=True)):
+            by_layer = zip(*(block[index].unbind() for block in blocks), strict=True)
+            for stored, copies in zip(part, by_layer, strict=True):  # one operation a layer, not one a block
+                torch.cat(copies, dim=1, out=stored[slot, :, :length])
 
     def _reserve(self, num_new_slots: int, capacity: int) -> None:
         """Grow to that many free slots of at least that capacity, keeping what is stored."""

@@ -16,10 +16,12 @@ from labkit.core.trace import Trace
 from labkit.core.workload import Request, Scenario, Workload, WorkloadSpec
 from labkit.engine.config import EngineConfig
 from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, DecoderCost
+from labkit.engine.prefix import PrefixCache
 from labkit.engine.sequence import Sequence
 from labkit.model.choice import CHOICES
 from labkit.model.linear import KernelLayer, QuantizedLinear, relocate
 from labkit.model.source import ModelSource
+from labkit.model.tokenizer import prompt_ids
 from labkit.model.transformer import Transformer
 
 _MOST_MOVED_BYTES = 2**29
@@ -40,6 +42,7 @@ class Engine:
         model: finished weights, on their device.
         source: where they come from; its tokenizer turns prompts into ids.
         config: the mechanisms.
+        weight_steps: text of the Recipe's steps that changed the weights.
         adjust_cost: what the Recipe changes in the baseline's cost.
         cache_folder: where the reference for quality lies.
     """
@@ -51,15 +54,21 @@ class Engine:
         config: EngineConfig,
         *,
         device: str = "cpu",
+        weight_steps: str = "",
         adjust_cost: Callable[[DecoderCost], DecoderCost] = lambda cost: cost,
         cache_folder: Path | None = None,
     ) -> None:
         self.model, self.source, self.config, self.device = model, source, config, device
         self.cache_folder, self.adjust_cost = cache_folder, adjust_cost
         self.cache = config.cache(model.config, model.dtype, device) if config.cache else None
+        if self.cache is not None and config.prefixes is not None:
+            origin = {"model": source.hash, "weight steps": weight_steps}
+            self.cache.prefixes = config.prefixes(self.cache, origin, cache_folder)
         self.executor = config.executor(model, self.cache)
         self.scheduler = config.scheduler()
         self.num_steps = 0
+        if config.warm is not None:
+            config.warm(model)
 
     @torch.inference_mode()
     def step(self, *, is_more_coming: bool, now_s: Callable[[], float]) -> list[Sequence]:
@@ -90,10 +99,7 @@ class Engine:
         limit = self.model.config.max_positions
         prepared = []
         for request in workload.requests:
-            ids = self.source.tokenizer.encode(request.prompt) if isinstance(request.prompt, str) else [*request.prompt]
-            ids = ids[: request.prompt_tokens]
-            if len(ids) < request.prompt_tokens:
-                raise UsageError(f"a prompt of {request.prompt_tokens} tokens was asked for, its text holds {len(ids)}")
+            ids = prompt_ids(request, self.source.tokenizer)
             if len(ids) + request.max_new_tokens > limit:
                 raise UsageError(
                     f"{len(ids)} prompt and {request.max_new_tokens} new tokens were asked for; "
@@ -102,10 +108,32 @@ class Engine:
             prepared.append((request, ids))
         return Prepared(workload.scenario, tuple(prepared))
 
+    @property
+    def prefixes(self) -> PrefixCache | None:
+        """What earlier prompts left for later ones, where the Recipe keeps it."""
+        return self.cache.prefixes if self.cache is not None else None
+
     def relocate(self) -> None:
         """Move the weights; a model that no cache holds has so many pages that their luck evens out, and stays."""
         if self.device == "cpu" and weights_bytes(self.model) <= _MOST_MOVED_BYTES:
             relocate(self.model)
+
+    def drop_caches(self) -> None:
+        """Drop stored prefixes, preloaded ones too. Weights stay: the engine has no file to read them from again."""
+        if self.prefixes is not None:
+            self.prefixes.clear()
+
+    def save_prefix(self, name: str, request: Request) -> Path:
+        """Serve a request and save the keys and values of its prompt, for `preload`; returns the file.
+
+        Raises:
+            UsageError: nothing keeps them, the prompt does not fit, or see `PrefixCache.save`.
+        """
+        if self.prefixes is None:
+            raise UsageError("a prefix was to be saved, the recipe keeps none; add prefix_cache to it")
+        prepared = self.prepare(Workload("prefix", "single_stream", (request,)))
+        self.serve(prepared)
+        return self.prefixes.save(name, prepared.requests[0][1])
 
     def serve(self, prepared: Prepared) -> Trace:
         """Serve the requests to their last token; the clock runs from the call."""
@@ -113,7 +141,7 @@ class Engine:
             Sequence(index, list(ids), request.max_new_tokens, request.arrival_s)
             for index, (request, ids) in enumerate(prepared.requests)
         ]
-        steps_before = self.num_steps
+        before = self._counters()
         start_ns = time.perf_counter_ns()
 
         def now_s() -> float:
@@ -132,7 +160,9 @@ class Engine:
         except BaseException:
             self._forget(sequences)
             raise
-        counters = {"steps": float(self.num_steps - steps_before)}
+        counters = {name: count - before[name] for name, count in self._counters().items()}
+        if self.prefixes is not None:
+            counters["prefix_bytes"] = float(self.prefixes.num_bytes)
         return Trace(tuple(sequence.trace() for sequence in sequences), duration_s, counters)
 
     def _serve_arrivals(self, sequences: list[Sequence], start_ns: int, now_s: Callable[[], float]) -> None:
@@ -152,6 +182,10 @@ class Engine:
         self.scheduler = self.config.scheduler()
         if self.cache is not None:
             self.cache.release(sequences)
+
+    def _counters(self) -> dict[str, float]:
+        prefixes = self.prefixes.counters if self.prefixes is not None else {}
+        return {"steps": float(self.num_steps), **prefixes}
 
     def quality(self, effort: str) -> Mapping[str, float]:
         """Quality against the fp32 reference; {} for random weights, whose text means nothing."""
@@ -182,7 +216,7 @@ class Engine:
         }
 
     def _kernel_seconds(self) -> dict[str, float | None]:
-        """Probed time of all layers in one decode step and one prefill step, by the rows each one met."""
+        """Probed time of all layers in one decode step, which has the fewest rows, and in the last prefill."""
         by_rows: dict[int, float] = {}
         for module in self.model.modules():
             if isinstance(module, KernelLayer):
@@ -190,7 +224,8 @@ class Engine:
                     by_rows[rows] = by_rows.get(rows, 0.0) + seconds
         if not by_rows:
             return {"prefill": None, "decode": None}
-        return {"prefill": by_rows[max(by_rows)], "decode": by_rows[min(by_rows)]}
+        prefill_rows = self.executor.prefill_rows if self.executor.prefill_rows in by_rows else max(by_rows)
+        return {"prefill": by_rows[prefill_rows], "decode": by_rows[min(by_rows)]}
 
     def close(self) -> None:
         """Give the memory back."""

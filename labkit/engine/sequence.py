@@ -29,6 +29,12 @@ class Sequence:
         return self.prompt + self.outputs
 
     @property
+    def uncached(self) -> list[int]:
+        """Tokens whose keys and values the cache does not hold: those from index `num_cached` on."""
+        num_cached_outputs = self.num_cached - len(self.prompt)
+        return self.outputs[num_cached_outputs:] if num_cached_outputs >= 0 else self.tokens[self.num_cached :]
+
+    @property
     def num_tokens(self) -> int:
         """Length of prompt and output so far."""
         return len(self.prompt) + len(self.outputs)

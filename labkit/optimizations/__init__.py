@@ -10,13 +10,23 @@ from labkit.core.recipe import Recipe, Step
 from labkit.optimizations.base import Context, Need, Optimization, Slot, knob
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.precision import Precision
+from labkit.optimizations.prefix_cache import PrefixCache
+from labkit.optimizations.preload import Preload
 from labkit.optimizations.quantize import Quantize
 from labkit.optimizations.static_batching import StaticBatching
 from labkit.optimizations.threads import Threads
 
 __all__ = ["CATALOG", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob"]
 
-CATALOG: tuple[type[Optimization], ...] = (Quantize, Precision, KvCache, StaticBatching, Threads)
+CATALOG: tuple[type[Optimization], ...] = (
+    Quantize,
+    Precision,
+    KvCache,
+    PrefixCache,
+    Preload,
+    StaticBatching,
+    Threads,
+)
 """Every technique, in the order its hooks run and tables list it."""
 
 
@@ -34,7 +44,7 @@ class Bound:
     @property
     def exact(self) -> "Bound":
         """Just the techniques whose output must be identical."""
-        return Bound(tuple(optimization for optimization in self.optimizations if optimization.exact))
+        return Bound(tuple(optimization for optimization in self.optimizations if optimization.is_exact))
 
     @contextmanager
     def process(self) -> Iterator[dict[str, Any]]:
@@ -91,7 +101,7 @@ def _check(optimization: Optimization, chosen: tuple[Optimization, ...]) -> None
             raise UsageError(
                 f"{optimization.name} cannot stand with {other.name}: {optimization.conflicts[other.name]}"
             )
-    for name in optimization.requires:
+    for name in optimization.partners:
         if name not in {other.name for other in chosen}:
             raise UsageError(f"{optimization.name} needs {name} in the same recipe; add it")
     for need in optimization.needs:

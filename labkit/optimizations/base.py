@@ -90,9 +90,14 @@ def knob(
     choices: tuple[KnobValue, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    is_open: bool = False,
 ) -> Any:
-    """A field that is a knob: its default, what it does, and the values it takes (a closed set or a range)."""
-    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+    """A field that is a knob: its default, what it does, and the values it takes (a set or a range).
+
+    The choices of an open one are suggestions: any other text may be tried, and what it means shows when it is used.
+    """
+    rule = {"choices": choices, "low": low, "high": high, "is_open": is_open}
+    return field(default=default, metadata={"help": help, **rule})
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,16 @@ class Optimization:
     def __post_init__(self) -> None:
         for spec in fields(self):
             check_knob(self.name, spec.name, getattr(self, spec.name), spec.default, spec.metadata)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether outputs must be identical with these knobs; never more than the class states."""
+        return self.exact
+
+    @property
+    def partners(self) -> tuple[str, ...]:
+        """Techniques that must stand beside it with these knobs; the class states what all of them require."""
+        return self.requires
 
     @cached_property
     def step(self) -> Step:
@@ -141,8 +156,16 @@ class Optimization:
 
 
 def check_knob(name: str, key: str, value: Any, default: Any, rule: Mapping[str, Any]) -> None:
-    """Raise a UsageError unless `value` is one of the choices, or a number of the default's type within the range."""
+    """Raise a UsageError unless `value` is one of the choices, or a number of the default's type within the range.
+
+    An open knob takes any text; the empty one only where it is the default.
+    """
     choices, low, high = rule["choices"], rule["low"], rule["high"]
+    if rule["is_open"]:
+        if not (isinstance(value, str) and (value or default == "")):
+            allowed, remedy = (choices, "or any other text") if choices else (("any text",), "")
+            raise UsageError.unknown(f"value of {name}'s knob {key}", value, allowed, remedy=remedy)
+        return
     if choices:
         # by type too: True equals 1, and 8.0 equals 8, but neither is what was declared
         if not any(value == choice and type(value) is type(choice) for choice in choices):
@@ -153,4 +176,4 @@ def check_knob(name: str, key: str, value: Any, default: Any, rule: Mapping[str,
         is_number = isinstance(value, int)
     if not (is_number and low <= value <= high):
         kind = "whole numbers" if isinstance(default, int) else "numbers"
-        raise UsageError(f"{name}: knob {key} is {value!r}; allowed: {kind} from {low:g} to {high:g}")
+        raise UsageError(f"{name}: knob {key} is {value!r}; allowed: {kind} from {low:.15g} to {high:.15g}")

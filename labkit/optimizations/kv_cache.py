@@ -51,4 +51,4 @@ class KvCache(Optimization):
     def cost(self, cost: "DecoderCost") -> "DecoderCost":
         """One token a step instead of all, and the stored ones to read."""
         kv_bytes = cost.activation_bytes if self.dtype == "auto" else BYTES[self.dtype]
-        return replace(cost, is_cached=True, kv_bytes=kv_bytes)
+        return replace(cost, is_cached=True, kv_bytes=kv_bytes, block_size=self.block_size)

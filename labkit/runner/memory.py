@@ -50,7 +50,7 @@ def plan_rounds(needs: Sequence[Need], free_bytes: Mapping[str, int]) -> list[li
 
 
 def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, device: str) -> Need:
-    """Memory of our engine under a recipe: weights, embedding, KV cache, process; fp32 weights while it is built."""
+    """Memory of our engine under a recipe: weights, embedding, caches, process; fp32 weights while it is built."""
     from labkit.engine.cost import DecoderCost
     from labkit.optimizations import bind
 
@@ -61,7 +61,8 @@ def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, de
     kv_cache = max(phase.bytes_by_kind.get("kv_cache", 0.0) for phase in cost.phases().phases.values())
     weights = int(cost.weights_bytes + embedding)
     building = max(0, 4 * config.num_parameters - weights)
-    return Need(recipe.text or "baseline", device, weights + int(kv_cache) + _PROCESS_BYTES, building)
+    held = weights + int(kv_cache) + cost.prefix_bytes + _PROCESS_BYTES
+    return Need(recipe.text or "baseline", device, held, building)
 
 
 def peer_need(peer: Recipe, config: "ModelConfig", *, device: str) -> Need:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from labkit.bench.comparison import Comparison, Row
 from labkit.core.run import Run
 from labkit.ui import units
-from labkit.ui.readings import QUALITY, labels, quality_measure, reading, share_of_limit
+from labkit.ui.readings import QUALITY, labels, quality_measure, reading, share_of_limit, value
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,14 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
             lambda run: _metric(run, "decode_tok_per_s", units.number),
         ),
         (
+            Column(
+                "prefix hit rate",
+                "prompt tokens that were copied from a stored prefix; below it the bytes that all of these take",
+                is_speed=False,
+            ),
+            _prefixes,
+        ),
+        (
             Column("memory", "peak memory of the measuring process; below it the bytes of the weights", is_speed=False),
             _memory,
         ),
@@ -153,6 +161,11 @@ def percentile_cell(run: Run, metric: str, q: int) -> Cell:
 def _metric(run: Run, name: str, form: units.Formatter) -> Cell:
     found = reading(run, name)
     return Cell() if found is None else Cell(form(found["value"]), units.interval(found["low"], found["high"], form))
+
+
+def _prefixes(run: Run) -> Cell:
+    hit_rate, num_bytes = value(run, "prefix_hit_rate"), value(run, "prefix_bytes")
+    return Cell() if hit_rate is None else Cell(units.percent(hit_rate), f"{units.size(num_bytes)} kept")
 
 
 def _memory(run: Run) -> Cell:

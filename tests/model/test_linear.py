@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from labkit.model import choice, linear
-from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear, finish, joined, relocate
+from labkit.model.linear import KERNELS, Kernel, Linear, QuantizedLinear, finish, joined, relocate, touch
 from labkit.model.native import build
 from labkit.optimizations.quantize import round_groups, round_rows
 
@@ -148,3 +149,21 @@ def test_without_the_private_operators_the_fallback_remains(monkeypatch: pytest.
         assert list(layer.packed) == [f"dequantize{bits}"]
         x = torch.randn(2, 128)
         assert torch.allclose(layer(x), x @ weight.T, atol=2e-2)
+
+
+def test_all_weights_are_read_once_they_are_finished() -> None:
+    model = torch.nn.ModuleDict({"a": quantized(8), "b": quantized(4), "c": Linear(128, 5)})
+    torch.nn.init.normal_(model["c"].weight)
+    finish(model)
+    packed = {tensor.data_ptr() for layer in model.values() for tensors in layer.packed.values() for tensor in tensors}
+    read: set[int] = set()
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            read.add(args[0].data_ptr())
+            return func(*args, **(kwargs or {}))
+
+    with Watching():
+        touch(model)
+    assert read >= {model["c"].weight.data_ptr(), *packed}
+    assert len(packed) >= 4

@@ -48,8 +48,20 @@ def tab(panel: Panel, title: str) -> str:
 
 def test_every_technique_can_be_switched_on(panel: Panel) -> None:
     for kind in CATALOG:
-        panel.recipe = kind.name
-        assert set(toggles(panel)) == {kind.name}
+        panel.recipe = " + ".join((*kind.requires, kind.name))
+        assert set(toggles(panel)) == {*kind.requires, kind.name}
+
+
+def test_a_saved_prefix_is_named_in_a_field_that_takes_any_text(panel: Panel) -> None:
+    panel.recipe = "kv_cache + prefix_cache + preload(prefix='faq')"
+    (control,) = (control for control in panel._controls if "preload" in control.read())
+    field = control._knobs._widgets["prefix"]  # type: ignore[attr-defined]
+    assert field.value == "faq"
+    field.value = ""
+    assert panel.recipe == "kv_cache + prefix_cache + preload"
+    field.value = "../faq"
+    assert "prefix" in panel._message.value
+    assert panel._run.disabled
 
 
 def test_text_moves_the_toggles_and_toggles_write_the_text(panel: Panel) -> None:
