@@ -26,11 +26,17 @@ ModelName = Annotated[
     str, typer.Option("--model", help="pylm, a named shape such as llama-125m, a checkpoint folder, or org/name.")
 ]
 Devices = Annotated[list[str] | None, typer.Option("--device", help="cpu (default) or cuda; repeat to compare them.")]
-WorkloadName = Annotated[str, typer.Option("--workload", help="chat, long, batch or server.")]
+WorkloadName = Annotated[str, typer.Option("--workload", help="chat, long, batch, server or shared_prefix.")]
 EffortName = Annotated[str, typer.Option("--effort", help="quick, standard or rigorous.")]
 PromptTokens = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Prompt tokens of each request.")]
 NewTokens = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="New tokens of each request.")]
 Batch = Annotated[int | None, typer.Option(min=1, max=4096, help="Requests sent at once.")]
+SharedPrefix = Annotated[
+    int | None, typer.Option("--shared-prefix", min=0, max=1_000_000, help="Prompt tokens that all requests share.")
+]
+CacheState = Annotated[
+    str | None, typer.Option("--cache-state", help="warm, or cold: nothing of earlier requests is kept for a pass.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the prompts and of the order in each block.")]
 JsonTarget = Annotated[str | None, typer.Option("--json", help="Write Runs and Comparisons as JSON; - for stdout.")]
 ReportPath = Annotated[Path | None, typer.Option("--report", help="Write a report: .html, .md, .csv or .ipynb.")]
@@ -127,6 +133,8 @@ def bench(
     prompt_tokens: PromptTokens = None,
     new_tokens: NewTokens = None,
     batch: Batch = None,
+    shared_prefix: SharedPrefix = None,
+    cache_state: CacheState = None,
     seed: Seed = 0,
     json: JsonTarget = None,
     report: ReportPath = None,
@@ -135,7 +143,7 @@ def bench(
     from labkit.runner.plan import Plan
     from labkit.ui import measuring
 
-    spec = _spec(workload, prompt_tokens, new_tokens, batch, seed)
+    spec = _spec(workload, prompt_tokens, new_tokens, batch, shared_prefix, cache_state, seed)
     recipes, devices = tuple(recipe or ("", "kv_cache")), tuple(device or ("cpu",))
     code = measuring.measure(
         [Plan(model=model, spec=spec, recipes=recipes, devices=devices, effort=effort, seed=seed)],
@@ -155,6 +163,8 @@ def peers(
     prompt_tokens: PromptTokens = None,
     new_tokens: NewTokens = None,
     batch: Batch = None,
+    shared_prefix: SharedPrefix = None,
+    cache_state: CacheState = None,
     seed: Seed = 0,
     json: JsonTarget = None,
     report: ReportPath = None,
@@ -164,7 +174,7 @@ def peers(
     from labkit.runner.plan import Plan
     from labkit.ui import measuring
 
-    spec = _spec(workload, prompt_tokens, new_tokens, batch, seed)
+    spec = _spec(workload, prompt_tokens, new_tokens, batch, shared_prefix, cache_state, seed)
     entries = (*measuring.installed_peers(), *(recipe or default_recipes(spec.num_requests)))
     code = measuring.measure(
         [Plan(model=model, spec=spec, recipes=entries, devices=tuple(device or ("cpu",)), effort=effort, seed=seed)],
@@ -172,6 +182,27 @@ def peers(
         report=report,
     )
     raise typer.Exit(code)
+
+
+@app.command()
+def prefix(
+    name: Annotated[str, typer.Argument(help="What preload(prefix='NAME') calls it: a to z, 0 to 9, _ and -.")],
+    model: ModelName = "pylm",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    recipe: Annotated[str, typer.Option(help="The recipe that will load it.")] = "kv_cache + prefix_cache",
+    text: Annotated[Path | None, typer.Option(help="A file with the text that prompts will begin with.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Or: what a workload shares of that length.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Compute the keys and values of a text once and save them, for `preload` to read before the first request."""
+    from labkit.lab import Lab
+    from labkit.ui import measuring
+
+    lab = Lab(model=model, devices=[device])
+    path = lab.save_prefix(name, recipe=recipe, text=_text(text) if text else "", tokens=tokens or 0, seed=seed)
+    measuring.note(f"wrote {path}")
 
 
 @app.command()
@@ -279,7 +310,31 @@ def notebooks(
     raise typer.Exit(1 if check and not is_unchanged else 0)
 
 
-def _spec(name: str, prompt_tokens: int | None, new_tokens: int | None, batch: int | None, seed: int) -> "WorkloadSpec":
+def _spec(
+    name: str,
+    prompt_tokens: int | None,
+    new_tokens: int | None,
+    batch: int | None,
+    shared_prefix: int | None,
+    cache_state: str | None,
+    seed: int,
+) -> "WorkloadSpec":
     from labkit.core.workload import workload
 
-    return workload(name, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch, seed=seed)
+    return workload(
+        name,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        batch=batch,
+        shared_prefix_tokens=shared_prefix,
+        cache_state=cache_state,
+        seed=seed,
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise UsageError(f"text file {str(path)!r} cannot be read: {reason}") from None

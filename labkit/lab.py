@@ -10,14 +10,14 @@ lab.compare(["", "kv_cache", "kv_cache + quantize(bits=8)"])  # the first is the
 import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from labkit.core import paths
 from labkit.core.errors import StoreError, Unavailable, UsageError
 from labkit.core.run import Run
-from labkit.core.workload import WorkloadSpec
+from labkit.core.workload import Request, WorkloadSpec
 from labkit.core.workload import workload as named_workload
 from labkit.runner.plan import Plan
 from labkit.runner.process import WORKER_COMMAND
@@ -179,6 +179,40 @@ class Lab:
         document.check_target(str(path))
         document.write_report(self._runs, document.comparisons_of(self._runs), path, kind)
         return path
+
+    def save_prefix(
+        self, name: str, *, recipe: str = "kv_cache + prefix_cache", text: str = "", tokens: int = 0, seed: int = 0
+    ) -> Path:
+        """Compute keys and values in this process, on the first device, and save them for `preload(prefix=name)`.
+
+        Args:
+            name: 1 to 64 of the characters a to z, 0 to 9, _ and -.
+            recipe: the one that will load it, without `preload`; it must hold `prefix_cache`.
+            text: what prompts will begin with.
+            tokens: instead of a text, as many of them as a workload with this seed shares between its requests.
+
+        Raises:
+            UsageError: both or none of text and tokens are given; the name, the recipe, the model or the device cannot
+            be had; or the text fills no block of the cache, or more than the budget holds.
+        """
+        from labkit.optimizations import bind
+        from labkit.optimizations.build import build_engine
+
+        if bool(text) == bool(tokens):
+            raise UsageError("a prefix is saved of a text; give either a text or a number of tokens")
+        folder, bound = self.home / "cache", bind(recipe)
+        paths.prefix_path(folder, name)  # refused before anything is computed
+        with (
+            bound.process(),
+            closing(build_engine(bound, model=self.model, device=self.devices[0], cache_folder=folder)) as engine,
+        ):
+            if text:
+                ids = engine.source.tokenizer.encode(text)
+                request = Request(tuple(ids), 1, len(ids))
+            else:
+                spec = WorkloadSpec("prefix", "single_stream", tokens + 1, 1, shared_prefix_tokens=tokens, seed=seed)
+                request = Request(spec.draw(0).requests[0].prefix, 1, tokens)
+            return engine.save_prefix(name, request)
 
     def _measure(
         self,

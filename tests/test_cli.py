@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+from safetensors import safe_open
 
 from labkit import cli
 from labkit.core.errors import UsageError
@@ -90,6 +91,14 @@ def test_options_reach_the_plan(plans):
     assert plan.spec.scenario == "offline"
 
 
+def test_a_shared_prefix_and_a_cold_cache_reach_the_plan(plans):
+    assert cli.main([*BENCH, "--workload", "shared_prefix", "--shared-prefix", "512", "--cache-state", "cold"]) == 0
+    assert cli.main(["peers", "--workload", "batch", "--shared-prefix", "48"]) == 0
+    bench, peers = (plan.spec for plan in plans)
+    assert (bench.prompt_tokens, bench.shared_prefix_tokens, bench.cache_state) == (1056, 512, "cold")
+    assert (peers.prompt_tokens, peers.shared_prefix_tokens, peers.cache_state) == (64, 48, "warm")
+
+
 def test_files_are_written_where_asked(plans, tmp_path):
     page, runs = tmp_path / "report.html", tmp_path / "runs.json"
     assert cli.main([*BENCH, "--report", str(page), "--json", str(runs)]) == 0
@@ -125,6 +134,13 @@ def test_an_error_is_one_line_on_stderr(plans, monkeypatch, capsys):
         ["bench", "--prompt-tokens", "0"],
         ["bench", "--batch", "-1"],
         ["bench", "--batch", "many"],
+        ["bench", "--shared-prefix", "64"],
+        ["bench", "--cache-state", "tepid"],
+        ["prefix", "faq"],
+        ["prefix", "faq", "--tokens", "64", "--text", "faq.txt"],
+        ["prefix", "../faq", "--tokens", "64"],
+        ["prefix", "faq", "--text", "no/such/file"],
+        ["prefix", "faq", "--tokens", "64", "--recipe", "prefix_cache"],
         ["bench", "--nope"],
         ["nope"],
         ["bench", "--report", "report.docx"],
@@ -205,6 +221,18 @@ def test_peers_stand_beside_recipes_in_one_session(plans):
     (plan,) = plans
     assert plan.recipes[-1] == "kv_cache"
     assert all(recipe.startswith("peer:") for recipe in plan.recipes[:-1])
+
+
+def test_a_prefix_is_saved_of_a_text_or_of_what_a_workload_shares(home, tiny_model, tmp_path, capsys):
+    (tmp_path / "faq.txt").write_text("How do I measure? " * 8)
+    recipe = ["--model", tiny_model, "--recipe", "kv_cache(block_size=16) + prefix_cache"]
+    assert cli.main(["prefix", "faq", *recipe, "--text", str(tmp_path / "faq.txt")]) == 0
+    assert cli.main(["prefix", "shared", *recipe, "--tokens", "100"]) == 0
+    assert capsys.readouterr().err.count("wrote ") == 2
+    for name, num_tokens in (("faq", 144), ("shared", 96)):
+        path = home / "cache" / "prefixes" / f"{name}.safetensors"
+        with safe_open(path, framework="np") as file:
+            assert file.get_slice("tokens").get_shape() == [num_tokens]
 
 
 def test_the_catalog_lists_every_technique_with_its_knobs(capsys):

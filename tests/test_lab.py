@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,22 @@ def test_importing_the_lab_loads_no_heavy_library() -> None:
     heavy = "{'torch', 'pandas', 'matplotlib', 'transformers', 'tensorflow'}"
     check = f"import sys, labkit.lab; found = {heavy} & set(sys.modules); assert not found, found"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_a_saved_prefix_is_what_a_workload_of_that_seed_begins_with(tiny_model: str, tmp_path: Path) -> None:
+    from labkit.optimizations import bind
+    from labkit.optimizations.build import build_engine
+
+    recipe, spec = "kv_cache(block_size=16) + prefix_cache", WorkloadSpec("shared", "offline", 60, 1, 2, seed=3)
+    spec = replace(spec, shared_prefix_tokens=50)
+    Lab(model=tiny_model, home=tmp_path).save_prefix("mine", recipe=recipe, tokens=50, seed=3)
+    bound = bind(f"{recipe} + preload(prefix='mine')")
+    engine = build_engine(bound, model=tiny_model, device="cpu", cache_folder=tmp_path / "cache")
+    trace = engine.serve(engine.prepare(spec.draw(7)))
+    assert trace.counters["prefix_hit_tokens"] == 2 * 48
+
+
+@pytest.mark.parametrize("given", [{}, {"text": "a text", "tokens": 8}])
+def test_a_prefix_is_saved_of_one_thing(lab: Lab, given: dict[str, str | int]) -> None:
+    with pytest.raises(UsageError, match="give either a text or a number of tokens"):
+        lab.save_prefix("mine", **given)  # type: ignore[arg-type]

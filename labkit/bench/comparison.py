@@ -48,8 +48,8 @@ class Comparison:
     """Runs of one session beside their baseline.
 
     `metric` is what the verdicts are on: `output_tok_per_s`; `decode_tok_per_s` where some Run did fewer tokens a pass,
-    since prefill would then weigh more in it; `e2e_s` under `server` load, which fixes the rate. A decision's ratio
-    above 1 is always faster.
+    since prefill would then weigh more in it; `ttft_s` where requests share a prefix, which changes that alone;
+    `e2e_s` under `server` load, which fixes the rate. A decision's ratio above 1 is always faster.
     """
 
     baseline: Run
@@ -133,6 +133,8 @@ def _refusal(baseline: Run, run: Run) -> str:
 def _metric(runs: Sequence[Run]) -> str:
     if any(run.workload["scenario"] == "server" for run in runs):
         return "e2e_s"
+    if any(run.workload.get("shared_prefix_tokens") for run in runs):
+        return "ttft_s"
     return "output_tok_per_s" if len({run.token_share for run in runs}) == 1 else "decode_tok_per_s"
 
 

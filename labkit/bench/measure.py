@@ -108,7 +108,9 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
         is_over = num_looks >= _MIN_LOOKS and warmup_s >= limits.warmup_cap_s
         if steady or is_over or (is_known and len(passes_s) == _NUM_WINDOWS):
             pass_s = _whole_pass_s(trace, fitting, spec)
-            repeats = limits.repeats(float(np.median(passes_s))) if spec.scenario == "single_stream" else 1
+            # the second request of a cold pass would find what the first one left
+            can_repeat = spec.scenario == "single_stream" and spec.cache_state == "warm"
+            repeats = limits.repeats(float(np.median(passes_s))) if can_repeat else 1
             return Warmup(warmup_s, steady, len(passes_s), pass_s, token_share, repeats, tuple(calibrations_s))
 
 
@@ -156,8 +158,9 @@ def measure_pass(
 
     Before it the System moves to other memory, so that the pages it happened to get do not pass for its speed, and runs
     unmeasured for a moment, so that neither does what the machine has to do after a pause. A pass that would be too
-    short to be told from noise goes through its requests `repeats` times, with new prompts. Source: Mytkowicz et al.,
-    Producing Wrong Data Without Doing Anything Obviously Wrong (2009); Curtsinger and Berger, STABILIZER (2013).
+    short to be told from noise goes through its requests `repeats` times, with new prompts. For a `cold` workload, what
+    that moment and earlier passes left is dropped before the clock runs. Source: Mytkowicz et al., Producing Wrong Data
+    Without Doing Anything Obviously Wrong (2009); Curtsinger and Berger, STABILIZER (2013).
 
     Raises:
         UsageError: the System cannot serve the workload. ValueError: a negative index, which warm-up passes have.
@@ -218,6 +221,8 @@ def _whole_pass_s(trace: Trace, fitting: WorkloadSpec, spec: WorkloadSpec) -> fl
 
 def _pass(system: System, spec: WorkloadSpec, index: int) -> Measured:
     prepared = system.prepare(spec.draw(index))
+    if spec.cache_state == "cold":
+        system.drop_caches()
     with _garbage_kept():
         before = CoreTime.now()
         trace = system.serve(prepared)

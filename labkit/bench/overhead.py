@@ -27,6 +27,9 @@ class NullSystem:
     def relocate(self) -> None:
         """Nothing is held."""
 
+    def drop_caches(self) -> None:
+        """Nothing is held."""
+
     def serve(self, prepared: Workload) -> Trace:
         """One time stamp an output, and no work."""
         start_ns = time.perf_counter_ns()

@@ -25,6 +25,9 @@ class System(Protocol):
         lives. Moved before every pass, they are noise that intervals account for, and no bias.
         """
 
+    def drop_caches(self) -> None:
+        """Drop what requests left that later ones could profit from; not timed, and only for `cold` workloads."""
+
     def serve(self, prepared: Any) -> Trace:
         """Serve the prepared requests, the clock running from the call; ignores end-of-sequence so work is equal."""
 

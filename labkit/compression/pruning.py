@@ -68,7 +68,11 @@ def _zero_weights(layer: Linear, sparsity: float, pattern: str, norms: Tensor | 
 
 def _remove_heads(attention: Attention, smaller: ModelConfig, norms: Tensor | None) -> None:
     """Keep the heads of highest score, the same number in each KV group; where a group has one, it goes with it."""
-    num_groups, kv_heads, width = attention.num_heads // attention.num_kv_heads, attention.num_kv_heads, smaller.head_dim
+    num_groups, kv_heads, width = (
+        attention.num_heads // attention.num_kv_heads,
+        attention.num_kv_heads,
+        smaller.head_dim,
+    )
     scores = _columns(attention.o_proj, norms).view(-1, width).norm(dim=1)
     if norms is None:
         scores *= _rows(attention.q_proj).view(-1, width).norm(dim=1)
@@ -99,7 +103,10 @@ def _remove_neurons(block: FeedForward, num_kept: int, norms: Tensor | None) -> 
 def _remove_blocks(model: Transformer, num_kept: int, statistics: Statistics | None) -> None:
     if statistics is None:
         scores = torch.stack(
-            [torch.stack([parameter.float().norm() for parameter in block.parameters()]).norm() for block in model.layers]
+            [
+                torch.stack([parameter.float().norm() for parameter in block.parameters()]).norm()
+                for block in model.layers
+            ]
         )
     else:
         scores = torch.stack([statistics[f"layers.{index}"] for index in range(len(model.layers))])

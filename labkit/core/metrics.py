@@ -12,6 +12,8 @@
     decode_tok_per_s   outputs after each request's first over the time in which some request was in decode
     acceptance_rate    guessed outputs that were kept, over all guessed ones (speculative decoding only)
     tokens_per_step    outputs after the first over the steps that a request took for them (likewise)
+    prefix_hit_rate    prompt tokens that were copied and not computed, over all of them (prefix cache only)
+    prefix_bytes       most that stored prefixes took at the end of a pass (likewise)
 
 The rates of prefill and decode count time once however many requests share it: for a batch it is the time from the
 earliest first output to the last one, for requests one after another the sum of theirs. What is undefined is absent,
@@ -93,6 +95,7 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
     - `NAME.missing`: `{"p90": 12}`, how many more samples each withheld percentile needs at least. Absent where none
       is withheld.
     - `acceptance_rate`, `tokens_per_step`: `{"value": x}`, counted over all passes. Absent where nothing was guessed.
+    - `prefix_hit_rate`, `prefix_bytes`: `{"value": x}`, counted over all passes. Absent where no prefixes are kept.
 
     Requests of one pass are alike (they share a batch or a queue), and so are the gaps of one request. From 8 passes
     (requests) on, intervals account for that; a median of single values is bootstrapped. See `core.stats`.
@@ -111,7 +114,7 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
             groups = [group for requests in by_request if (group := [value for one in requests for value in one])]
         if groups:
             metrics |= _percentiles(name, groups)
-    return metrics | _speculation(traces)
+    return metrics | _speculation(traces) | _prefixes(traces)
 
 
 def geometric_mean(values: Sequence[float], *, level: float = 0.95) -> Estimate:
@@ -150,6 +153,15 @@ def _speculation(traces: Sequence[Trace]) -> dict[str, Any]:
     num_outputs = sum(max(0, len(request.output_s) - 1) for trace in traces for request in trace.requests)
     num_steps = num_outputs - accepted  # each gives one token of the model's own beside those that were accepted
     return {"acceptance_rate": {"value": accepted / drafted}, "tokens_per_step": {"value": num_outputs / num_steps}}
+
+
+def _prefixes(traces: Sequence[Trace]) -> dict[str, Any]:
+    counted = [trace.counters for trace in traces if trace.counters.get("prompt_tokens")]
+    if not counted:
+        return {}
+    hits, tokens = (sum(counters[name] for counters in counted) for name in ("prefix_hit_tokens", "prompt_tokens"))
+    most = max(counters["prefix_bytes"] for counters in counted)
+    return {"prefix_hit_rate": {"value": hits / tokens}, "prefix_bytes": {"value": most}}
 
 
 def _time_per_output(output_s: Sequence[float]) -> list[float]:

@@ -1,12 +1,14 @@
 """Where labkit reads its bundled data and where it writes: one folder, named by `LABKIT_HOME`."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from labkit.core.errors import UsageError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 def data_path(*parts: str) -> Path:
@@ -37,6 +39,17 @@ def cache_folder() -> Path:
         UsageError: it cannot be created.
     """
     return _created(home() / "cache")
+
+
+def prefix_path(folder: Path, name: str) -> Path:
+    """Where the saved prefix of that name lies, in this cache folder.
+
+    Raises:
+        UsageError: the name could lead elsewhere, or is none that every file system takes.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"prefix {name[:80]!r} was named; allowed: 1 to 64 of the characters a to z, 0 to 9, _ and -")
+    return folder / "prefixes" / f"{name}.safetensors"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -33,7 +33,11 @@ class RequestTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """One pass: its requests in order of arrival, how long it took, and what the System counted meanwhile."""
+    """One pass: its requests in order of arrival, how long it took, and what the System counted meanwhile.
+
+    Counters of an engine that keeps prefixes: `prompt_tokens`, `prefix_hit_tokens` (those of them that were copied and
+    not computed) and `prefix_bytes` (held at the end).
+    """
 
     requests: tuple[RequestTrace, ...]
     duration_s: float

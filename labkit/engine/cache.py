@@ -8,6 +8,7 @@ accounted.
 """
 
 from collections.abc import Sequence as List
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,11 @@ from labkit.model.native import decode
 from labkit.model.native.build import has_kernels
 
 _SCALE_DTYPE = torch.float32
+if TYPE_CHECKING:
+    from labkit.engine.prefix import PrefixCache
+
+Block = tuple[Tensor, ...]
+"""What a cache stores for a run of tokens over all layers: keys, values, each [layers, K, tokens, D], any scales."""
 
 
 class KVCache:
@@ -35,6 +41,7 @@ class KVCache:
         self.config, self.dtype, self.compute_dtype, self.device = config, dtype, compute_dtype, device
         self.block_size = block_size
         self.lookahead = 0  # tokens that a step may store beyond a sequence's last one; set by the Engine
+        self.prefixes: PrefixCache | None = None  # what earlier prompts left for those that begin alike
         self.capacity = 0
         self.layers: list[tuple[Tensor, ...]] = [()] * config.num_layers
         self.num_slots = 0
@@ -65,12 +72,21 @@ class KVCache:
         return self.dtype is torch.int8
 
     def admit(self, sequences: List[Sequence]) -> None:
-        """Give each sequence a slot that holds it to its last token and the lookahead; neighbours where possible."""
+        """Give each sequence a slot that holds it to its last token and the lookahead; neighbours where possible.
+
+        What is known of its beginning is put there.
+        """
         longest = max(sequence.max_tokens for sequence in sequences) + self.lookahead
         self._reserve(len(sequences), -(-longest // self.block_size) * self.block_size)
         for sequence in sequences:
             sequence.slot = self.free_slots.pop(0)
-            sequence.num_cached = 0
+            sequence.num_cached = self.prefixes.restore(sequence) if self.prefixes is not None else 0
+
+    def keep(self, sequences: List[Sequence]) -> None:
+        """Let later prompts begin with the prompts of these sequences, which are in their slots now."""
+        if self.prefixes is not None:
+            for sequence in sequences:
+                self.prefixes.keep(sequence)
 
     def release(self, sequences: List[Sequence]) -> None:
         """Take the slots back."""
@@ -83,6 +99,24 @@ class KVCache:
     def view(self, sequences: List[Sequence], num_new: int) -> "CacheView":
         """The cache as the transformer sees it while these sequences append `num_new` tokens each."""
         return CacheView(self, sequences, num_new)
+
+    @property
+    def block_layout(self) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        """Shape and dtype of each part of a block."""
+        return self._layout(self.config.num_layers, self.config.num_kv_heads, self.block_size)
+
+    def read(self, slot: int, start: int, end: int) -> Block:
+        """A copy of what a slot holds of tokens `start` to `end`, bit for bit."""
+        parts = zip(*self.layers, strict=True)
+        return tuple(torch.stack([stored[slot, :, start:end] for stored in part]) for part in parts)
+
+    def write(self, slot: int, blocks: List[Block]) -> None:
+        """Put blocks into a slot, one behind the other from its first token on; at least one."""
+        length = len(blocks) * self.block_size
+        for index, part in enumerate(zip(*self.layers, strict=True)):
+            by_layer = zip(*(block[index].unbind() for block in blocks), strict=True)
+            for stored, copies in zip(part, by_layer, strict=True):  # one operation a layer, not one a block
+                torch.cat(copies, dim=1, out=stored[slot, :, :length])
 
     def _reserve(self, num_new_slots: int, capacity: int) -> None:
         """Grow to that many free slots of at least that capacity, keeping what is stored."""
@@ -99,9 +133,13 @@ class KVCache:
 
     def _empty(self, slots: int, capacity: int) -> tuple[Tensor, ...]:
         """Keys and values of one layer, and their scales."""
-        shape = (slots, self.config.num_kv_heads, capacity)
-        parts = [((*shape, self.config.head_dim), self.dtype)] * 2 + [(shape, _SCALE_DTYPE)] * 2 * self.is_rounded
-        return tuple(torch.zeros(size, dtype=dtype, device=self.device) for size, dtype in parts)
+        layout = self._layout(slots, self.config.num_kv_heads, capacity)
+        return tuple(torch.zeros(shape, dtype=dtype, device=self.device) for shape, dtype in layout)
+
+    def _layout(self, *vectors: int) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        """Shape and dtype of keys and values for that many vectors, then of their scales where they are rounded."""
+        parts = (((*vectors, self.config.head_dim), self.dtype),) * 2
+        return parts + ((vectors, _SCALE_DTYPE),) * 2 if self.is_rounded else parts
 
 
 class CacheView:

@@ -1,13 +1,15 @@
 """EngineConfig: the mechanisms an Engine is put together from; optimizations replace them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from labkit.engine.cache import KVCache
 from labkit.engine.decoding import Decoding
 from labkit.engine.executor import Executor, LocalExecutor
+from labkit.engine.prefix import PrefixCache
 from labkit.engine.sampler import Greedy, Sampler
 from labkit.engine.scheduler import OneAtATime, Scheduler
 from labkit.model.config import ModelConfig
@@ -16,16 +18,21 @@ from labkit.model.transformer import Transformer
 
 CacheFactory = Callable[[ModelConfig, torch.dtype, str], KVCache]
 DecodingFactory = Callable[[Transformer, ModelSource, Executor, "EngineConfig"], Decoding]
+PrefixFactory = Callable[[KVCache, Mapping[str, str], Path | None], PrefixCache]
+"""From a cache, what stored keys and values depend on (see PrefixCache), and the cache folder."""
 
 
 @dataclass(frozen=True)
 class EngineConfig:
     """Objects or factories, never names. Defaults are the naive baseline: no cache, one request at a time, greedy.
 
-    Without `decoding` a step gives each sequence one token.
+    Without `decoding` a step gives each sequence one token. `warm` is done to the finished model before the first
+    request.
     """
 
     cache: CacheFactory | None = None
+    prefixes: PrefixFactory | None = None
+    warm: Callable[[Transformer], None] | None = None
     scheduler: Callable[[], Scheduler] = OneAtATime
     executor: Callable[[Transformer, KVCache | None], Executor] = LocalExecutor
     decoding: DecodingFactory | None = None

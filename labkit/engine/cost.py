@@ -20,6 +20,9 @@ NATIVE_LAUNCHES_PER_LAYER = 24
 VERIFY_LAUNCHES_PER_LAYER = 38
 """The same where a step checks drafted tokens: attention of several tokens is torch's, native kernels or not."""
 
+COPY_LAUNCHES_PER_LAYER = 2
+"""What copying stored keys and values into a slot adds."""
+
 LAUNCHES_OUTSIDE = 12
 """Operations of a step outside the blocks: input tensors, embedding, rotation, norm, head, sampling."""
 
@@ -30,7 +33,9 @@ class DecoderCost:
 
     `linear_bytes` and `head_bytes` are bytes a weight, scales included. `kv_bytes` is bytes of one stored key or value
     element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
-    `decode_launches` operations are dispatched in a layer and decoding step.
+    `decode_launches` operations are dispatched in a layer and decoding step. `block_size` is tokens in a block of the
+    cache. The first `cached_prompt_tokens` of a prompt are copied from what earlier requests left, which takes up to
+    `prefix_bytes`.
     `num_linear_parameters` are those of the blocks' linear layers where they differ from what `config` says, `density`
     is the share of them that is not zero, and `num_build_copies` is how many fp32 copies of all weights building holds.
 
@@ -48,6 +53,9 @@ class DecoderCost:
     dtype_is_fixed: bool = False
     is_cached: bool = False
     kv_bytes: float = 4.0
+    block_size: int = 1
+    cached_prompt_tokens: int = 0
+    prefix_bytes: int = 0
     decode_launches: int = LAUNCHES_PER_LAYER
     tokens_per_step: float = 1.0
     num_drafted: float = 0.0
@@ -82,7 +90,7 @@ class DecoderCost:
 
     @property
     def held_bytes(self) -> float:
-        """Weights that memory holds, in bytes: beside compressed rows the whole matrix stays, for steps of many rows."""
+        """Weights that memory holds, in bytes: beside compressed rows the matrix stays, for steps of many rows."""
         return self.weights_bytes + self.is_sparse * self.linear_parameters * self.linear_bytes
 
     def beside(self, config: ModelConfig) -> "DecoderCost":
@@ -98,6 +106,11 @@ class DecoderCost:
             density=1.0,
         )
 
+    @property
+    def kv_token_bytes(self) -> float:
+        """Stored keys and values of one token over all layers, in bytes."""
+        return 2.0 * self.config.num_layers * self.config.num_kv_heads * self.config.head_dim * self.kv_bytes
+
     def phases(self) -> Cost:
         """Prefill (up to the first token of every request) and decode (all tokens after it).
 
@@ -107,7 +120,17 @@ class DecoderCost:
         width = 1 if spec.scenario == "single_stream" else min(self.batch, spec.num_requests)
         waves = -(-spec.num_requests // width)
         mean_context = spec.prompt_tokens + spec.new_tokens / 2
-        phases = {"prefill": self._step(width, spec.prompt_tokens, num_steps=waves, num_outputs=spec.num_requests)}
+        num_empty = 1 if spec.cache_state == "cold" else 0  # waves that find nothing stored
+        copied = self.cached_prompt_tokens * (waves - num_empty) / waves
+        prefill = self._step(
+            width,
+            spec.prompt_tokens - copied,
+            past=copied,
+            copied=copied,
+            num_steps=waves,
+            num_outputs=spec.num_requests,
+        )
+        phases = {"prefill": prefill}
         if spec.new_tokens == 1:
             return Cost(phases)
         num_steps = waves * (spec.new_tokens - 1) / self.tokens_per_step
@@ -139,23 +162,24 @@ class DecoderCost:
         new: float,
         *,
         past: float = 0.0,
+        copied: float = 0.0,
         num_steps: float,
         num_outputs: float = 0.0,
         num_logits: float = 1.0,
         launches: int = LAUNCHES_PER_LAYER,
     ) -> Phase:
-        """One step of `width` sequences that compute `new` tokens each behind `past` stored ones."""
+        """One step of `width` sequences that copy, then compute `new` tokens each behind `past` stored ones."""
         config = self.config
         pairs = new * past + new * (new + 1) / 2  # query-key pairs under the causal mask
         attention = 4.0 * config.num_layers * config.num_heads * config.head_dim * pairs
         density = self.density if self.is_sparse else 1.0
         linear = 2.0 * self.linear_parameters * density * new + 2.0 * config.num_head_parameters * num_logits
-        kv_token = 2.0 * config.num_layers * config.num_kv_heads * config.head_dim * self.kv_bytes
-        kv = width * kv_token * (past + new) if self.is_cached else 0.0
+        kv = width * self.kv_token_bytes * (past + new) if self.is_cached else 0.0
+        copies = {"kv_copy": 2 * width * self.kv_token_bytes * copied} if copied else {}  # read and written
         return Phase(
             num_steps=num_steps,
             num_outputs=num_outputs,
-            bytes_by_kind={"weights": self.weights_bytes, "kv_cache": kv},
+            bytes_by_kind={"weights": self.weights_bytes, "kv_cache": kv, **copies},
             flops_by_dtype={self.dtype: width * (linear + attention)},
-            kernel_launches=launches * config.num_layers + LAUNCHES_OUTSIDE,
+            kernel_launches=(launches + COPY_LAUNCHES_PER_LAYER * bool(copied)) * config.num_layers + LAUNCHES_OUTSIDE,
         )

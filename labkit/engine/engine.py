@@ -20,11 +20,13 @@ from labkit.core.workload import Request, Scenario, Workload, WorkloadSpec
 from labkit.engine.config import EngineConfig
 from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, DecoderCost
 from labkit.engine.decoding import OneToken
+from labkit.engine.prefix import PrefixCache
 from labkit.engine.sequence import Sequence
 from labkit.model.choice import CHOICES
 from labkit.model.dtypes import DTYPES
 from labkit.model.linear import KernelLayer, Linear, relocate
 from labkit.model.source import ModelSource
+from labkit.model.tokenizer import prompt_ids
 from labkit.model.transformer import Transformer
 
 _MOST_MOVED_BYTES = 2**29
@@ -45,6 +47,7 @@ class Engine:
         model: finished weights, on their device.
         source: where they come from; its tokenizer turns prompts into ids.
         config: the mechanisms.
+        weight_steps: text of the Recipe's steps that changed the weights.
         adjust_cost: what the Recipe changes in the baseline's cost.
         cache_folder: where the reference for quality lies.
     """
@@ -56,12 +59,16 @@ class Engine:
         config: EngineConfig,
         *,
         device: str = "cpu",
+        weight_steps: str = "",
         adjust_cost: Callable[[DecoderCost], DecoderCost] = lambda cost: cost,
         cache_folder: Path | None = None,
     ) -> None:
         self.model, self.source, self.config, self.device = model, source, config, device
         self.cache_folder, self.adjust_cost = cache_folder, adjust_cost
         self.cache = config.cache(model.config, model.dtype, device) if config.cache else None
+        if self.cache is not None and config.prefixes is not None:
+            origin = {"model": source.hash, "weight steps": weight_steps}
+            self.cache.prefixes = config.prefixes(self.cache, origin, cache_folder)
         self.executor = config.executor(model, self.cache)
         self.prefill = OneToken(self.executor, config.sampler)
         self.decoding = config.decoding(model, source, self.executor, config) if config.decoding else self.prefill
@@ -69,6 +76,8 @@ class Engine:
             self.cache.lookahead = self.decoding.lookahead
         self.scheduler = config.scheduler()
         self.num_steps = 0
+        if config.warm is not None:
+            config.warm(model)
 
     @torch.inference_mode()
     def step(self, *, is_more_coming: bool, now_s: Callable[[], float]) -> list[Sequence]:
@@ -101,10 +110,7 @@ class Engine:
         limit = self.model.config.max_positions
         prepared = []
         for request in workload.requests:
-            ids = self.source.tokenizer.encode(request.prompt) if isinstance(request.prompt, str) else [*request.prompt]
-            ids = ids[: request.prompt_tokens]
-            if len(ids) < request.prompt_tokens:
-                raise UsageError(f"a prompt of {request.prompt_tokens} tokens was asked for, its text holds {len(ids)}")
+            ids = prompt_ids(request, self.source.tokenizer)
             if len(ids) + request.max_new_tokens > limit:
                 raise UsageError(
                     f"{len(ids)} prompt and {request.max_new_tokens} new tokens were asked for; "
@@ -113,11 +119,33 @@ class Engine:
             prepared.append((request, ids))
         return Prepared(workload.scenario, tuple(prepared))
 
+    @property
+    def prefixes(self) -> PrefixCache | None:
+        """What earlier prompts left for later ones, where the Recipe keeps it."""
+        return self.cache.prefixes if self.cache is not None else None
+
     def relocate(self) -> None:
         """Move the weights; a model that no cache holds has so many pages that their luck evens out, and stays."""
         models = self._models()
         if self.device == "cpu" and weights_bytes(models) <= _MOST_MOVED_BYTES:
             relocate(models)
+
+    def drop_caches(self) -> None:
+        """Drop stored prefixes, preloaded ones too. Weights stay: the engine has no file to read them from again."""
+        if self.prefixes is not None:
+            self.prefixes.clear()
+
+    def save_prefix(self, name: str, request: Request) -> Path:
+        """Serve a request and save the keys and values of its prompt, for `preload`; returns the file.
+
+        Raises:
+            UsageError: nothing keeps them, the prompt does not fit, or see `PrefixCache.save`.
+        """
+        if self.prefixes is None:
+            raise UsageError("a prefix was to be saved, the recipe keeps none; add prefix_cache to it")
+        prepared = self.prepare(Workload("prefix", "single_stream", (request,)))
+        self.serve(prepared)
+        return self.prefixes.save(name, prepared.requests[0][1])
 
     def serve(self, prepared: Prepared) -> Trace:
         """Serve the requests to their last token; the clock runs from the call."""
@@ -145,6 +173,8 @@ class Engine:
             self._forget(sequences)
             raise
         counters = {name: count - before[name] for name, count in self._counters().items()}
+        if self.prefixes is not None:
+            counters["prefix_bytes"] = float(self.prefixes.num_bytes)
         return Trace(tuple(sequence.trace() for sequence in sequences), duration_s, counters)
 
     def _serve_arrivals(self, sequences: list[Sequence], start_ns: int, now_s: Callable[[], float]) -> None:
@@ -170,7 +200,8 @@ class Engine:
             self.cache.release(sequences)
 
     def _counters(self) -> dict[str, float]:
-        return {"steps": float(self.num_steps), **self.decoding.counters}
+        prefixes = self.prefixes.counters if self.prefixes is not None else {}
+        return {"steps": float(self.num_steps), **prefixes, **self.decoding.counters}
 
     def _models(self) -> nn.ModuleList:
         """All models that it computes with."""
@@ -216,13 +247,14 @@ class Engine:
         return [dtype for dtype in emulated_dtypes(machine("cpu").isa) if DTYPES[dtype] in used]
 
     def _kernels_by_phase(self, emulated: list[str]) -> dict[str, Kernels]:
-        """Probed time of all layers in a prefill and in a decode step, which had the most and the fewest rows."""
+        """Probed time of all layers in the last prefill and in a decode step, which has the fewest rows."""
         layers = [module for module in self.model.modules() if isinstance(module, KernelLayer) and module.seconds]
         if not layers:
             return {}
         rows = sorted({rows for layer in layers for rows in layer.seconds})
+        prefill_rows = self.executor.prefill_rows if self.executor.prefill_rows in rows else rows[-1]
         return {
-            "prefill": _kernels(layers, rows[-1], emulated=emulated),
+            "prefill": _kernels(layers, prefill_rows, emulated=emulated),
             "decode": _kernels(layers, rows[0], emulated=emulated),
         }
 

@@ -1,6 +1,7 @@
 """Executor: runs one batch of sequences through the model and gives the logits of their next tokens."""
 
 from collections.abc import Sequence as List
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -13,6 +14,10 @@ from labkit.model.transformer import Transformer
 
 class Executor(Protocol):
     """Where and how a batch is computed."""
+
+    @property
+    def prefill_rows(self) -> int:
+        """Rows of activations that the last pass over new sequences had, padding included; 0 before the first."""
 
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """Logits [B, V] of each sequence's next token. All are new, or all are decoding."""
@@ -31,16 +36,38 @@ class LocalExecutor:
     def __init__(self, model: Transformer, cache: KVCache | None) -> None:
         self.model, self.cache = model, cache
         self.device = model.embed_tokens.weight.device
+        self.prefill_rows = 0
 
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """See Executor. Prompts of unequal length are padded on the right, where causal attention never looks."""
         if self.cache is None:
             return self._forward([sequence.tokens for sequence in sequences], None)
-        if sequences[0].num_cached == 0:
-            self.cache.admit(sequences)
+        if sequences[0].slot is not None:
+            return self._append(self.cache, sequences)
+        self.cache.admit(sequences)
+        logits = self._prefill(self.cache, sequences)
+        self.cache.keep(sequences)
+        return logits
+
+    def _prefill(self, cache: KVCache, sequences: List[Sequence]) -> Tensor:
+        """One pass for each length that was found in the cache.
+
+        Rows of a pass start together, so it ends where its longest prompt does: rows that start apart would be padded
+        beyond that, past the slots' capacity or the last position, and would compute the padding.
+        """
+        starts = [sequence.num_cached for sequence in sequences]
+        order = sorted(range(len(sequences)), key=starts.__getitem__)
+        logits = []
+        for _, rows in groupby(order, key=starts.__getitem__):
+            group = [sequences[row] for row in rows]
+            self.prefill_rows = len(group) * max(sequence.num_tokens - sequence.num_cached for sequence in group)
+            logits.append(self._append(cache, group))
+        return torch.cat(logits)[torch.tensor(order, device=self.device).argsort()]
+
+    def _append(self, cache: KVCache, sequences: List[Sequence]) -> Tensor:
+        """Compute what the cache lacks of sequences; where that is more than a token each, all start at one index."""
         new = [sequence.uncached for sequence in sequences]
-        view = self.cache.view(sequences, max(map(len, new)))
-        logits = self._forward(new, view)
+        logits = self._forward(new, cache.view(sequences, max(map(len, new))))
         for sequence in sequences:
             sequence.num_cached = sequence.num_tokens
         return logits

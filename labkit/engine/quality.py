@@ -37,6 +37,7 @@ MAX_DIVERGED = 0.01
 """Share of sequences that may diverge at such a tie (one sequence always may)."""
 
 PROOF_NEW_TOKENS = 32
+PROOF_PROMPT_TOKENS = 48
 
 _REFERENCE_BYTES = 256 * 2**20
 
@@ -150,8 +151,16 @@ def prove(reference: "Engine", candidate: "Engine", recipe: str, effort: str) ->
         reference's two best logits are closer than TIE_GAP is a tie; it counts, but only above MAX_DIVERGED it fails.
     """
     num_prompts = EFFORTS[effort].proof_prompts
-    spec = WorkloadSpec("proof", "offline", prompt_tokens=48, new_tokens=PROOF_NEW_TOKENS, num_requests=num_prompts)
+    spec = WorkloadSpec(
+        "proof",
+        "offline",
+        prompt_tokens=_proof_prompt_tokens(candidate),
+        new_tokens=PROOF_NEW_TOKENS,
+        num_requests=num_prompts,
+    )
     prepared = candidate.prepare(spec.draw(0))
+    if candidate.prefixes is not None:
+        candidate.serve(prepared)  # so that what is proven below begins with what this leaves
     trace = candidate.serve(prepared)
     divergences = []
     for index, ((_, prompt), request) in enumerate(zip(prepared.requests, trace.requests, strict=True)):
@@ -171,6 +180,14 @@ def prove(reference: "Engine", candidate: "Engine", recipe: str, effort: str) ->
     path = _proof_path(reference.source, reference.device, recipe, effort, _folder(reference))
     write_whole(path, lambda temporary: temporary.write_text(json.dumps(proof)))
     return proof
+
+
+def _proof_prompt_tokens(candidate: "Engine") -> int:
+    """Length of a proof's prompts; where prefixes are kept, a block more, so that there is something to reuse."""
+    if candidate.cache is None or candidate.prefixes is None:
+        return PROOF_PROMPT_TOKENS
+    most = candidate.model.config.max_positions - PROOF_NEW_TOKENS
+    return min(PROOF_PROMPT_TOKENS + candidate.cache.block_size, most)
 
 
 def read_proof(source: "ModelSource", device: str, recipe: str, effort: str, folder: Path) -> dict[str, Any] | None:

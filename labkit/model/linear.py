@@ -228,6 +228,18 @@ def finish(model: nn.Module) -> None:
 
 
 @torch.no_grad()
+def touch(model: nn.Module) -> None:
+    """Read all weights of a finished model once."""
+    for parameter in model.parameters():
+        parameter.sum()
+    for module in model.modules():
+        if isinstance(module, KernelLayer):
+            for tensors in module.packed.values():
+                for tensor in tensors:
+                    tensor.sum()
+
+
+@torch.no_grad()
 def relocate(model: nn.Module) -> None:
     """Move all weights of a finished model to other memory, tensor by tensor; what shares memory goes on sharing it."""
     moved: dict[int, Tensor] = {}

@@ -7,7 +7,8 @@ from typing import Protocol
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from labkit.core.errors import CheckpointError
+from labkit.core.errors import CheckpointError, UsageError
+from labkit.core.workload import Request
 
 _UNUSED = ("<unk>", "<s>", "</s>")  # where Llama checkpoints keep their special ids
 
@@ -19,8 +20,8 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int:
         """Number of ids; every id that `encode` yields is below it."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, with the special ones (a leading BOS) that the model was trained with."""
+    def encode(self, text: str, *, is_start: bool = True) -> list[int]:
+        """Ids of a text; where it `is_start`, with the special ones (a leading BOS) that the model was trained with."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special ones and those without a text left out."""
@@ -55,13 +56,13 @@ class FileTokenizer:
         """Rows of the model's embedding: every id that `encode` yields is below it."""
         return self._vocab_size
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, with the special ones that the model was trained with.
+    def encode(self, text: str, *, is_start: bool = True) -> list[int]:
+        """Ids of a text; where it `is_start`, with the special ones that the model was trained with.
 
         Raises:
             CheckpointError: an id has no row in the model's embedding.
         """
-        ids: list[int] = self._tokenizer.encode(text).ids
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=is_start).ids
         if ids and max(ids) >= self._vocab_size:
             raise CheckpointError(
                 f"{self._path} yields token {max(ids)}, the model's embedding has {self._vocab_size:,} rows; "
@@ -72,6 +73,27 @@ class FileTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special ones and those without a text left out."""
         return str(self._tokenizer.decode(list(ids)))
+
+
+def prompt_ids(request: Request, tokenizer: Tokenizer) -> list[int]:
+    """Ids of a request's prompt, cut to length; every System tokenizes by this.
+
+    A prefix is tokenized apart from what follows it: in one go, the ids around the joint would depend on both, and
+    requests that share the text would not share its ids.
+
+    Raises:
+        UsageError: a text is too short for the tokens that were asked of it.
+    """
+    prefix = _cut(tokenizer.encode(request.prefix), request.prefix_tokens) if request.prefix_tokens else []
+    own = request.prompt
+    ids = tokenizer.encode(own, is_start=not prefix) if isinstance(own, str) else own
+    return [*prefix, *_cut(ids, request.prompt_tokens - len(prefix))]
+
+
+def _cut(ids: Sequence[int], num_tokens: int) -> Sequence[int]:
+    if len(ids) < num_tokens:
+        raise UsageError(f"a prompt of {num_tokens} tokens was asked for, its text holds {len(ids)}")
+    return ids[:num_tokens]
 
 
 def write_byte_tokenizer(path: Path) -> None:

@@ -11,6 +11,8 @@ from labkit.optimizations.base import Context, Need, Optimization, Slot, knob
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.low_rank import LowRank
 from labkit.optimizations.precision import Precision
+from labkit.optimizations.prefix_cache import PrefixCache
+from labkit.optimizations.preload import Preload
 from labkit.optimizations.prune import Prune
 from labkit.optimizations.quantize import Quantize
 from labkit.optimizations.speculative import Speculative
@@ -25,6 +27,8 @@ CATALOG: tuple[type[Optimization], ...] = (
     Quantize,
     Precision,
     KvCache,
+    PrefixCache,
+    Preload,
     StaticBatching,
     Speculative,
     Threads,
@@ -103,7 +107,7 @@ def _check(optimization: Optimization, chosen: tuple[Optimization, ...]) -> None
             raise UsageError(
                 f"{optimization.name} cannot stand with {other.name}: {optimization.conflicts[other.name]}"
             )
-    for name in optimization.requires:
+    for name in optimization.partners:
         if name not in {other.name for other in chosen}:
             raise UsageError(f"{optimization.name} needs {name} in the same recipe; add it")
     for need in optimization.required:

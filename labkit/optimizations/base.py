@@ -128,6 +128,11 @@ class Optimization:
         """What the machine must have for these knobs; the class states what all of them need."""
         return self.needs
 
+    @property
+    def partners(self) -> tuple[str, ...]:
+        """Techniques that must stand beside it with these knobs; the class states what all of them require."""
+        return self.requires
+
     @cached_property
     def step(self) -> Step:
         """The canonical step: only knobs that differ from their default, in the order they are declared."""
@@ -159,10 +164,13 @@ class Optimization:
 def check_knob(name: str, key: str, value: Any, default: Any, rule: Mapping[str, Any]) -> None:
     """Raise a UsageError unless `value` is one of the choices, or a number of the default's type within the range.
 
-    An open knob takes any text but the empty one.
+    An open knob takes any text; the empty one only where it is the default.
     """
     choices, low, high = rule["choices"], rule["low"], rule["high"]
-    if rule["is_open"] and isinstance(value, str) and value:
+    if rule["is_open"]:
+        if not (isinstance(value, str) and (value or default == "")):
+            allowed, remedy = (choices, "or any other text") if choices else (("any text",), "")
+            raise UsageError.unknown(f"value of {name}'s knob {key}", value, allowed, remedy=remedy)
         return
     if choices:
         # by type too: True equals 1, and 8.0 equals 8, but neither is what was declared
@@ -175,4 +183,4 @@ def check_knob(name: str, key: str, value: Any, default: Any, rule: Mapping[str,
         is_number = isinstance(value, int)
     if not (is_number and low <= value <= high):
         kind = "whole numbers" if isinstance(default, int) else "numbers"
-        raise UsageError(f"{name}: knob {key} is {value!r}; allowed: {kind} from {low:g} to {high:g}")
+        raise UsageError(f"{name}: knob {key} is {value!r}; allowed: {kind} from {low:.15g} to {high:.15g}")

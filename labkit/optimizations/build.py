@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import Unavailable
-from labkit.optimizations import Bound, Context
+from labkit.optimizations import Bound, Context, Slot
 
 if TYPE_CHECKING:
     from labkit.engine.cost import DecoderCost
@@ -50,13 +50,22 @@ def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path)
         context = Context(device=device, seed=0, cache_folder=cache_folder, key=key, calibrate=calibrate)
         model = optimization.transform(model, context)
         config = optimization.configure(config)
+    weight_steps = Bound(tuple(one for one in bound.optimizations if one.slot is Slot.WEIGHTS)).recipe.text
     finish(fuse(model))
     gc.collect()
 
     def adjust(cost: "DecoderCost") -> "DecoderCost":
         return reduce(lambda cost, optimization: optimization.cost(cost), bound.optimizations, cost)
 
-    return Engine(model.eval(), source, config, device=device, adjust_cost=adjust, cache_folder=cache_folder)
+    return Engine(
+        model.eval(),
+        source,
+        config,
+        device=device,
+        weight_steps=weight_steps,
+        adjust_cost=adjust,
+        cache_folder=cache_folder,
+    )
 
 
 def prepare_reference(

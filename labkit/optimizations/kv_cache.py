@@ -60,4 +60,4 @@ class KvCache(Optimization):
         kv_bytes = cost.activation_bytes if self.dtype == "auto" else BYTES[self.dtype]
         if self.dtype == "int8":
             kv_bytes += SCALE_BYTES / cost.config.head_dim
-        return replace(cost, is_cached=True, kv_bytes=kv_bytes)
+        return replace(cost, is_cached=True, kv_bytes=kv_bytes, block_size=self.block_size)

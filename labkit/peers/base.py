@@ -12,7 +12,8 @@ from labkit.bench.loadgen import Arrivals
 from labkit.core.cost import Cost
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.trace import RequestTrace, Trace
-from labkit.core.workload import Request, Workload, WorkloadSpec
+from labkit.core.workload import Workload, WorkloadSpec
+from labkit.model.tokenizer import prompt_ids
 
 if TYPE_CHECKING:
     from labkit.model.source import ModelSource
@@ -79,7 +80,9 @@ class Peer(ABC):
         Raises:
             UsageError: a prompt is too short, or a request does not fit in the context.
         """
-        prepared = Prepared(workload, tuple(map(self._prompt_ids, workload.requests)))
+        tokenizer = self.settings.source.tokenizer
+        prompts = tuple(tuple(prompt_ids(request, tokenizer)) for request in workload.requests)
+        prepared = Prepared(workload, prompts)
         if prepared.max_tokens > self.max_positions:
             raise UsageError(
                 f"workload {workload.name!r} needs {prepared.max_tokens:,} positions; {self.settings.source.name} "
@@ -89,6 +92,9 @@ class Peer(ABC):
 
     def relocate(self) -> None:  # noqa: B027  # most engines have nothing to override
         """Nothing: where another engine keeps its weights is its own affair, unless it lets us move them."""
+
+    def drop_caches(self) -> None:  # noqa: B027  # most engines have nothing to override
+        """Nothing: no peer keeps anything of a request that is done."""
 
     def serve(self, prepared: Prepared) -> Trace:
         """Serve the requests in order of arrival, batch by batch; the clock runs from the call."""
@@ -116,13 +122,6 @@ class Peer(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give the weights back."""
-
-    def _prompt_ids(self, request: Request) -> TokenIds:
-        prompt, tokenizer = request.prompt, self.settings.source.tokenizer
-        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        if len(ids) < request.prompt_tokens:
-            raise UsageError(f"a prompt of {request.prompt_tokens} tokens was asked for, its text holds {len(ids)}")
-        return tuple(ids[: request.prompt_tokens])
 
     def _batches(self, prepared: Prepared, start_ns: int) -> Iterator[list[tuple[int, float, float]]]:
         """(index, arrival_s, sent_s) of the requests of each batch, once they are there."""

@@ -51,7 +51,7 @@ def plan_rounds(needs: Sequence[Need], free_bytes: Mapping[str, int]) -> list[li
 
 
 def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, device: str) -> Need:
-    """Memory of our engine under a recipe, its draft model and process included; while it is built, fp32 weights."""
+    """Memory of our engine under a recipe, draft model, caches and process included; while it is built, fp32 weights."""
     from labkit.engine.cost import DecoderCost
     from labkit.optimizations import bind
 
@@ -63,7 +63,8 @@ def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, de
         held += _weights_bytes(cost.draft) if cost.draft.has_weights else 0
         cache += _cache_bytes(cost.draft)
     building = max(0, int(4 * config.num_parameters * cost.num_build_copies) - held)
-    return Need(recipe.text or "baseline", device, held + cache + _PROCESS_BYTES, building)
+    held += cache + cost.prefix_bytes + _PROCESS_BYTES
+    return Need(recipe.text or "baseline", device, held, building)
 
 
 def _weights_bytes(cost: "DecoderCost") -> int:

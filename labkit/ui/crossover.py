@@ -94,7 +94,7 @@ def _without(bound: Bound, left_out: Optimization) -> tuple[Optimization, ...]:
     return tuple(
         optimization
         for optimization in bound.optimizations
-        if optimization is not left_out and left_out.name not in optimization.requires
+        if optimization is not left_out and left_out.name not in optimization.partners
     )
 
 

@@ -15,6 +15,7 @@ from labkit.ui.readings import labels
 _TERMS = {
     "weights": "reading weights",
     "kv_cache": "reading the KV cache",
+    "kv_copy": "copying stored keys and values",
     "activations": "moving activations",
     "flops": "arithmetic that outlasts memory",
     "kernels": "kernels slower than memory and arithmetic allow",

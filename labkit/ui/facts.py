@@ -49,6 +49,8 @@ def workload(spec: Mapping[str, Any]) -> str:
         f"{spec.get('name', '')}: {str(spec.get('scenario', '')).replace('_', ' ')}, {requests} of "
         f"{units.count(spec.get('prompt_tokens'))} prompt and {units.count(spec.get('new_tokens'))} new tokens"
     )
+    shared = spec.get("shared_prefix_tokens", 0)
+    text += f", the first {units.count(shared)} of them the same in all" if shared else ""
     rate = spec.get("rate_per_s")
     text += f", {units.rate(rate, 'requests/s')}" if rate is not None else ""
     return f"{text}, {spec.get('cache_state', 'warm')} cache, seed {spec.get('seed', 0)}"

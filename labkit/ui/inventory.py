@@ -53,8 +53,10 @@ def catalog_rows(techniques: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def _knob(name: str, rule: Mapping[str, Any]) -> str:
-    allowed = " | ".join(map(str, rule["choices"])) if rule["choices"] else f"{rule['low']:g} … {rule['high']:g}"
-    allowed += " | any other text" if rule["is_open"] else ""
+    kinds = list(map(str, rule["choices"]))
+    if rule["is_open"]:
+        kinds.append("any other text" if kinds else "any text")
+    allowed = " | ".join(kinds) or f"{rule['low']:.15g} … {rule['high']:.15g}"
     return f"{name}={rule['default']!r}: {rule['help']} ({allowed})"
 
 

@@ -36,7 +36,7 @@ def throughput(runs: Sequence[Run], comparison: Comparison | None, *, theme: The
     drawn = _drawn(runs, theme, metric)
     if not drawn:
         return None
-    ratios = _ratios(comparison)
+    ratios = _ratios(comparison) if comparison and comparison.metric == metric else {}  # never those of a latency
     phase = metric.partition("_")[0]
     figure, (ax,) = canvas(theme, height_in=_HEAD_IN + _BAR_IN * len(drawn))
     bars(ax, drawn, metric, theme, ratios=ratios)

@@ -17,6 +17,7 @@ _VERDICTS = {
 _METRICS = {
     "output_tok_per_s": "its output rate",
     "decode_tok_per_s": "its decode rate",
+    "ttft_s": "its speed to the first token",
     "e2e_s": "its speed by end-to-end latency",
 }
 

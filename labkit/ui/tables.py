@@ -134,6 +134,14 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
             _acceptance,
         ),
         (
+            Column(
+                "prefix hit rate",
+                "prompt tokens that were copied from a stored prefix; below it the bytes that all of these take",
+                is_speed=False,
+            ),
+            _prefixes,
+        ),
+        (
             Column("memory", "peak memory of the measuring process; below it the bytes of the weights", is_speed=False),
             _memory,
         ),
@@ -162,6 +170,11 @@ def _metric(run: Run, name: str, form: units.Formatter) -> Cell:
 def _acceptance(run: Run) -> Cell:
     rate, tokens = value(run, "acceptance_rate"), value(run, "tokens_per_step")
     return Cell() if rate is None else Cell(units.percent(rate), f"{units.number(tokens)} tokens a step")
+
+
+def _prefixes(run: Run) -> Cell:
+    hit_rate, num_bytes = value(run, "prefix_hit_rate"), value(run, "prefix_bytes")
+    return Cell() if hit_rate is None else Cell(units.percent(hit_rate), f"{units.size(num_bytes)} kept")
 
 
 def _memory(run: Run) -> Cell:

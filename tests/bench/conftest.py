@@ -57,6 +57,9 @@ class KnownSystem:
     def relocate(self):
         pass
 
+    def drop_caches(self):
+        pass
+
     def serve(self, prepared):
         self.served.append(prepared)
         start_s = self._clock.perf_counter()

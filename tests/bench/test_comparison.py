@@ -117,6 +117,14 @@ def test_server_load_is_compared_by_latency_and_a_ratio_above_one_is_faster():
     assert comparison.rows[0].decision.ratio.value == pytest.approx(2, rel=0.01)
 
 
+def test_requests_that_share_a_prefix_are_compared_by_their_first_token():
+    shared = {"workload": {"name": "shared", "scenario": "offline", "shared_prefix_tokens": 8}}
+    comparison = compare([run("base", 100, token_share=0.5, **shared), run("fast", 200, **shared)])
+    assert comparison.metric == "ttft_s"
+    assert comparison.rows[0].decision.verdict == "faster"
+    assert comparison.rows[0].decision.ratio.value == pytest.approx(2, rel=0.01)
+
+
 def test_quality_and_limit_stand_beside_every_speed():
     metrics = {"decode_tok_per_s": {"value": 50.0}}
     fast = run("fast", 200, quality={"kl_mean": 0.1}, metrics=metrics, limit={"decode_tok_per_s": 100.0})

@@ -1,4 +1,5 @@
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,30 @@ def test_a_pass_is_primed_with_short_requests_of_the_warm_up_after_the_system_ha
     assert moved == "relocate"
     assert primed == [("single_stream", [(spec.draw(-1).requests[0].prompt, 2)])] * 2  # of 30 ms each, for 50 ms
     assert measured == ("server", [(one.prompt, 4) for one in spec.draw(0).requests])
+
+
+def test_a_cold_pass_begins_when_all_that_went_before_has_been_dropped(known_system, clock):
+    done = []
+
+    class Dropping(known_system):
+        def drop_caches(self):
+            done.append("drop")
+
+        def serve(self, prepared):
+            done.append("serve")
+            return super().serve(prepared)
+
+    system, cold = Dropping(lambda k: 0.03, clock=clock), replace(CHAT, cache_state="cold")
+    measure_pass(system, cold, 0)
+    assert done == ["serve", "serve", "drop", "serve"]  # primed twice for 50 ms, then measured
+    done.clear()
+    warmup = warm_up(system, cold, effort="quick")
+    assert done == ["drop", "serve"] * (len(done) // 2)
+    assert warmup.repeats == 1  # the next request of a pass would find what the first one left
+    done.clear()
+    assert warm_up(system, CHAT, effort="quick").repeats > 1
+    measure_pass(system, CHAT, 0)
+    assert "drop" not in done
 
 
 def test_negative_passes_are_kept_for_the_warm_up(known_system):

@@ -155,3 +155,18 @@ def test_guessed_outputs_are_counted_over_all_passes():
 def test_without_guesses_there_is_no_rate_of_acceptance():
     nothing = Trace(one_request_pass().requests, 1.0, {"steps": 5.0, "drafted": 0.0, "accepted": 0.0})
     assert {"acceptance_rate", "tokens_per_step"}.isdisjoint(summarize([nothing, one_request_pass()]))
+
+
+def test_prompt_tokens_that_a_stored_prefix_spared_are_counted_over_all_passes():
+    def counted(hits, tokens, held):
+        counters = {"steps": 5.0, "prefix_hit_tokens": hits, "prompt_tokens": tokens, "prefix_bytes": held}
+        return Trace(one_request_pass().requests, 1.0, counters)
+
+    metrics = summarize([counted(0.0, 100.0, 512.0), counted(64.0, 100.0, 2048.0), counted(64.0, 200.0, 1024.0)])
+    assert metrics["prefix_hit_rate"] == {"value": 128 / 400}
+    assert metrics["prefix_bytes"] == {"value": 2048.0}
+    assert summarize([counted(0.0, 100.0, 0.0)])["prefix_hit_rate"] == {"value": 0.0}
+
+
+def test_where_no_prefixes_are_kept_there_is_no_hit_rate():
+    assert {"prefix_hit_rate", "prefix_bytes"}.isdisjoint(summarize([one_request_pass()]))

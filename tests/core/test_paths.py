@@ -39,3 +39,14 @@ def test_a_home_that_cannot_be_created_is_named_with_the_remedy(
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(UsageError, match=r"home' .* cannot be created: Not a directory; set LABKIT_HOME"):
         paths.home()
+
+
+def test_a_saved_prefix_lies_in_the_cache_folder_under_its_name(tmp_path: Path) -> None:
+    assert paths.prefix_path(tmp_path, "faq-2_b") == tmp_path / "prefixes" / "faq-2_b.safetensors"
+
+
+@pytest.mark.parametrize("name", ["", "../faq", "a/b", "a\\b", "..", "faq.v2", "Faq", "fäq", "faq\n", "x" * 65])
+def test_a_name_that_could_lead_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="allowed: 1 to 64 of the characters a to z, 0 to 9, _ and -") as refused:
+        paths.prefix_path(tmp_path, name)
+    assert "\n" not in str(refused.value)

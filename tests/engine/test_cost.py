@@ -113,3 +113,47 @@ def test_another_model_as_draft_is_read_in_the_dtype_of_the_activations() -> Non
         quantized.draft.config.num_linear_parameters + quantized.draft.config.num_head_parameters
     )
     assert cost("kv_cache + speculative(draft='someone/something')").draft is None  # its sizes are not known here
+
+
+SHARED = replace(SPEC, shared_prefix_tokens=9)
+KEPT = "kv_cache(block_size=4) + prefix_cache"
+
+
+def test_a_known_prefix_is_copied_in_whole_blocks_and_attended_to() -> None:
+    prefill = cost(KEPT, SHARED).phases().phases["prefill"]
+    token_bytes = 2 * 2 * 1 * 4 * 4
+    attention = 4 * 2 * 2 * 4 * (2 * 8 + 3)  # two queries behind eight known tokens
+    assert prefill.flops_by_dtype["fp32"] == pytest.approx(2 * 2 * LINEAR + 2 * HEAD + attention)
+    assert prefill.bytes_by_kind["kv_cache"] == token_bytes * 10
+    assert prefill.bytes_by_kind["kv_copy"] == 2 * token_bytes * 8
+    plain = cost("kv_cache", SHARED).phases().phases["prefill"]
+    assert prefill.kernel_launches == plain.kernel_launches + 2 * 2
+    assert (prefill.num_steps, prefill.num_outputs) == (plain.num_steps, plain.num_outputs)
+
+
+def test_a_known_prefix_changes_nothing_in_decoding() -> None:
+    assert cost(KEPT, SHARED).phases().phases["decode"] == cost("kv_cache", SHARED).phases().phases["decode"]
+
+
+def test_without_a_shared_prefix_there_is_nothing_to_copy() -> None:
+    assert cost(KEPT).phases() == cost("kv_cache").phases()
+
+
+def test_a_cold_pass_finds_what_its_own_first_requests_left() -> None:
+    def copied(recipe: str, **changes: object) -> float:
+        spec = replace(SHARED, cache_state="cold", **changes)  # type: ignore[arg-type]
+        return cost(recipe, spec).phases().phases["prefill"].bytes_by_kind.get("kv_copy", 0.0)
+
+    warm = cost(KEPT, SHARED).phases().phases["prefill"].bytes_by_kind["kv_copy"]
+    assert copied(KEPT, num_requests=1) == 0
+    assert copied(KEPT) == pytest.approx(3 / 4 * warm)
+    assert copied(f"{KEPT} + static_batching(size=4)") == 0  # all start together
+
+
+def test_no_more_is_known_than_the_budget_holds() -> None:
+    wide = replace(CONFIG, num_layers=64, head_dim=1024)
+    result = DecoderCost.baseline(wide, SHARED)
+    for optimization in bind("kv_cache(block_size=1) + prefix_cache(budget_bytes=3145728)").optimizations:
+        result = optimization.cost(result)
+    assert result.kv_token_bytes == 2**19
+    assert result.cached_prompt_tokens == 6

@@ -102,3 +102,29 @@ def test_ties_are_counted_and_too_many_of_them_fail(make_engine: MakeEngine) -> 
     proof = quality.prove(baseline, candidate, "kv_cache", "quick")
     assert proof["num_diverged"] == EFFORTS["quick"].proof_prompts
     assert not proof["is_equal"]
+
+
+def test_a_proof_of_a_prefix_cache_reads_what_it_stored(make_engine: MakeEngine) -> None:
+    candidate = make_engine("kv_cache + prefix_cache")
+    proof = quality.prove(make_engine(""), candidate, "kv_cache + prefix_cache", "quick")
+    assert proof["is_equal"]
+    assert candidate.prefixes is not None
+    assert candidate.prefixes.num_hit_tokens == 64 * EFFORTS["quick"].proof_prompts
+
+
+def test_a_broken_prefix_cache_fails_the_proof(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labkit.engine.cache import Block, KVCache
+
+    write = KVCache.write
+
+    def halved(self: KVCache, slot: int, blocks: list[Block]) -> None:
+        write(self, slot, [tuple(part * 0.5 for part in block) for block in blocks])
+
+    monkeypatch.setattr(KVCache, "write", halved)
+    candidate = make_engine("kv_cache + prefix_cache")
+    assert not quality.prove(make_engine(""), candidate, "kv_cache + prefix_cache", "quick")["is_equal"]
+
+
+def test_prompts_of_a_proof_fit_whatever_the_block(make_engine: MakeEngine) -> None:
+    recipe = "kv_cache(block_size=4096) + prefix_cache"
+    assert quality.prove(make_engine(""), make_engine(recipe), recipe, "quick")["is_equal"]

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from labkit.compression.rounding import round_groups, round_rows
 from labkit.model import choice, kernels
 from labkit.model.kernels import KERNELS, round_activations
-from labkit.model.linear import Linear, QuantizedLinear, finish, joined, relocate
+from labkit.model.linear import Linear, QuantizedLinear, finish, joined, relocate, touch
 from labkit.model.native import build
 
 
@@ -202,3 +203,21 @@ def test_rows_that_a_kernel_of_torch_would_read_past_are_kept_from_it() -> None:
     assert "int8pack" not in layer.packed
     x = torch.randn(2, 24)
     assert torch.allclose(layer(x), x @ weight.T, atol=2e-2)
+
+
+def test_all_weights_are_read_once_they_are_finished() -> None:
+    model = torch.nn.ModuleDict({"a": quantized(8), "b": quantized(4), "c": Linear(128, 5)})
+    torch.nn.init.normal_(model["c"].weight)
+    finish(model)
+    packed = {tensor.data_ptr() for layer in model.values() for tensors in layer.packed.values() for tensor in tensors}
+    read: set[int] = set()
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            read.add(args[0].data_ptr())
+            return func(*args, **(kwargs or {}))
+
+    with Watching():
+        touch(model)
+    assert read >= {model["c"].weight.data_ptr(), *packed}
+    assert len(packed) >= 4

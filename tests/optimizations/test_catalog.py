@@ -13,10 +13,11 @@ from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
 from labkit.core.workload import WorkloadSpec
 from labkit.optimizations import CATALOG, Bound, Need, Optimization, Slot, bind
+from labkit.optimizations.base import check_knob
 from labkit.optimizations.build import build_engine
 from labkit.ui.combinations import clash
 
-SPEC = WorkloadSpec("contract", "offline", prompt_tokens=12, new_tokens=6, num_requests=3)
+SPEC = WorkloadSpec("contract", "offline", 72, new_tokens=6, num_requests=3, shared_prefix_tokens=64)
 
 every = pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.name)
 
@@ -30,12 +31,21 @@ def allowed_values(kind: type[Optimization], knob: str) -> list[Any]:
     rule = next(field for field in fields(kind) if field.name == knob)
     if rule.metadata["choices"]:
         return [*rule.metadata["choices"], *(["any 'other' text"] if rule.metadata["is_open"] else [])]
+    if rule.metadata["is_open"]:
+        return [rule.default, "other"]
     return [type(rule.default)(rule.metadata[end]) for end in ("low", "high")]
+
+
+def partners(optimization: Optimization) -> tuple[str, ...]:
+    """Names of what must stand beside it, behind what must stand beside that."""
+    kinds = {kind.name: kind for kind in CATALOG}
+    names = (name for partner in optimization.partners for name in (*partners(kinds[partner]()), partner))
+    return tuple(dict.fromkeys(names))
 
 
 def with_partners(kind: type[Optimization], *, is_on: bool = True) -> str:
     """A recipe of what a technique requires and, if `is_on`, the technique itself."""
-    return " + ".join((*kind.requires, *([kind.name] if is_on else [])))
+    return " + ".join((*partners(kind()), *([kind.name] if is_on else [])))
 
 
 @every
@@ -57,7 +67,8 @@ def test_its_file_is_named_after_it(kind: type[Optimization]) -> None:
 def test_every_knob_has_help_a_rule_and_a_default_that_obeys_it(kind: type[Optimization]) -> None:
     for field in fields(kind):
         assert field.metadata["help"]
-        assert field.metadata["choices"] or field.metadata["low"] <= field.default <= field.metadata["high"]
+        rule = field.metadata
+        assert rule["is_open"] or rule["choices"] or rule["low"] <= field.default <= rule["high"]
     assert kind().step == Step(kind.name)
 
 
@@ -65,10 +76,11 @@ def test_every_knob_has_help_a_rule_and_a_default_that_obeys_it(kind: type[Optim
 def test_every_allowed_knob_value_survives_text_and_json(kind: type[Optimization]) -> None:
     for field in fields(kind):
         for value in allowed_values(kind, field.name):
-            beside = PARTNERS.get((kind.name, field.name, value), ())
-            recipe = Recipe((*map(Step, kind.requires), Step(kind.name, ((field.name, value), *beside))))
-            if any(need.missing() for need in kind(**dict(recipe.steps[-1].knobs)).required):
+            knobs = ((field.name, value), *PARTNERS.get((kind.name, field.name, value), ()))
+            optimization = kind(**dict(knobs))
+            if any(need.missing() for need in optimization.required):
                 continue
+            recipe = Recipe((*map(Step, partners(optimization)), Step(kind.name, knobs)))
             canonical = bind(recipe).recipe
             assert Recipe.parse(recipe.text) == Recipe.of(recipe.to_dict()) == recipe
             assert bind(canonical.text).optimizations == bind(recipe).optimizations
@@ -77,8 +89,8 @@ def test_every_allowed_knob_value_survives_text_and_json(kind: type[Optimization
 @every
 def test_values_outside_the_rule_are_refused_by_name(kind: type[Optimization]) -> None:
     for field in fields(kind):
-        no_text = "" if field.metadata["is_open"] else "nonsense"  # an open knob takes any other
-        for value in (no_text, True, None, -1, 10**9):
+        no_text = "nonsense" if not field.metadata["is_open"] else "" if field.default else 0.5
+        for value in (no_text, True, None, -1, 10**18):
             with pytest.raises(UsageError, match=field.name):
                 kind(**{field.name: value})
 
@@ -98,7 +110,7 @@ def test_the_tiny_model_runs_under_it(kind: type[Optimization], tiny_model: str,
 
 
 def names_of_pair(one: type[Optimization], other: type[Optimization]) -> list[str]:
-    return list(dict.fromkeys([*one.requires, *other.requires, one.name, other.name]))
+    return list(dict.fromkeys([*partners(one()), *partners(other()), one.name, other.name]))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +145,9 @@ def test_it_states_what_it_changes_in_the_cost(kind: type[Optimization], tiny_mo
         ).cost(SPEC)
         for is_on in (False, True)
     ]
-    if kind.slot is Slot.RUNTIME:  # how fast the machine runs, not what there is to do
+    if kind.cost is Optimization.cost:
+        # how fast the machine runs, or what is ready before the first request: what there is to do stays the same
+        assert kind.slot in (Slot.RUNTIME, Slot.CACHE_EXTRA)
         assert costs[0] == costs[1]
     else:
         assert costs[0] != costs[1]
@@ -160,6 +174,14 @@ def test_knobs_at_their_default_leave_the_canonical_text() -> None:
         ("static_batching(size=0)", "static_batching: knob size is 0; allowed: whole numbers from 1 to 1024"),
         ("static_batching(size=2.5)", "static_batching: knob size is 2.5; allowed: whole numbers"),
         ("kv_cache + speculative(draft=1)", "knob draft '1'; allowed: ngram, half; or any other text"),
+        ("prefix_cache", "prefix_cache needs kv_cache in the same recipe; add it"),
+        ("kv_cache + preload(prefix='faq')", "preload needs prefix_cache in the same recipe; add it"),
+        ("preload(prefix='../faq')", "prefix '../faq' was named; allowed: 1 to 64 of the characters a to z"),
+        ("preload(prefix=7)", "unknown value of preload's knob prefix '7'; allowed: any text"),
+        (
+            "kv_cache + prefix_cache(budget_bytes=1)",
+            "knob budget_bytes is 1; allowed: whole numbers from 1048576 to 1099511627776",
+        ),
         ("kv_cache + kv_cache", "recipe names 'kv_cache' twice"),
         ("kv_cache(8)", "takes knobs by name only"),
         ("kv_cache +", "cannot be read"),
@@ -235,7 +257,22 @@ def test_cuda_without_a_device_is_unavailable(tiny_model: str, tmp_path: Path, m
         build_engine(bind(""), model=tiny_model, device="cuda", cache_folder=tmp_path)
 
 
+def test_weights_alone_are_preloaded_without_any_partner() -> None:
+    assert bind("preload(prefix='')") == bind("preload")
+
+
+def test_an_open_knob_takes_any_text_and_an_empty_one_only_by_default() -> None:
+    suggested = {"choices": ("ngram",), "low": None, "high": None, "is_open": True}
+    for value, default in (("ngram", "ngram"), ("anything", "ngram"), ("", "")):
+        check_knob("one", "draft", value, default, suggested)
+    for value in ("", 1, None):
+        with pytest.raises(UsageError, match=r"one's knob draft .*; allowed: ngram; or any other text"):
+            check_knob("one", "draft", value, "ngram", suggested)
+
+
 def test_exact_keeps_only_what_must_not_change_the_output() -> None:
     bound = bind("quantize + kv_cache(block_size=8) + static_batching")
     assert bound.exact.recipe.text == "kv_cache(block_size=8) + static_batching"
+    loading = bind("kv_cache + prefix_cache + preload(prefix='faq')")
+    assert loading.exact.recipe.text == "kv_cache + prefix_cache"
     assert replace(bound, optimizations=()).exact.optimizations == ()

@@ -77,7 +77,10 @@ def test_statistics_and_recovery_are_worked_out_once(
 ) -> None:
     recipe = "prune(recover_steps=2)"
     first = outputs(build(recipe, tiny_model, tmp_path))
-    assert sorted(path.name.partition("-")[0] for path in tmp_path.glob("*.safetensors")) == ["activations", "recovered"]
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.glob("*.safetensors")) == [
+        "activations",
+        "recovered",
+    ]
 
     def never(*_: object) -> None:
         raise AssertionError("worked out again")

@@ -10,7 +10,7 @@ import pytest
 from labkit.bench.system import System
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe
-from labkit.core.workload import Request, Workload
+from labkit.core.workload import Request, Workload, WorkloadSpec
 from labkit.peers import DEFAULT_PEERS, DEFAULT_RECIPES, PEERS, default_recipes, open_peer
 from labkit.peers.base import Peer, Settings, TokenIds
 
@@ -144,3 +144,15 @@ def test_what_does_not_fit_is_refused_before_the_clock_runs(
         peer.prepare(make_workload(121))
     with pytest.raises(UsageError, match="a prompt of 9 tokens was asked for, its text holds 2"):
         peer.prepare(Workload("test", "offline", (Request((5, 6), 1, 9),)))
+
+
+def test_a_shared_prefix_has_the_ids_that_the_engine_sees(llama: Path, tmp_path: Path) -> None:
+    from labkit.optimizations import bind
+    from labkit.optimizations.build import build_engine
+
+    spec = WorkloadSpec("shared", "offline", prompt_tokens=60, new_tokens=1, num_requests=4, shared_prefix_tokens=48)
+    engine = build_engine(bind("kv_cache"), model=str(llama), device="cpu", cache_folder=tmp_path)
+    ours = [tuple(ids) for _, ids in engine.prepare(spec.draw(0)).requests]
+    assert list(echo(llama, tmp_path, None).prepare(spec.draw(0)).prompts) == ours
+    assert len({ids[:48] for ids in ours}) == 1
+    assert len(set(ours)) == 4

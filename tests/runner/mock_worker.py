@@ -49,6 +49,9 @@ class MockSystem:
     def relocate(self) -> None:
         pass
 
+    def drop_caches(self) -> None:
+        pass
+
     def serve(self, prepared: Workload) -> Trace:
         start = time.perf_counter_ns()
         stamp_s = time.time()

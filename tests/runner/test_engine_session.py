@@ -1,14 +1,19 @@
 """One session through the real engine: processes, hooks, reference, limit, Run."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from labkit.bench.comparison import compare
 from labkit.bench.measure import shortened
 from labkit.core.errors import UsageError
+from labkit.core.recipe import Recipe
 from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
+from labkit.model.source import sizes_of
+from labkit.runner.memory import recipe_need
 from labkit.runner.plan import Plan
 from labkit.runner.session import Session
 from labkit.runner.store import Store
@@ -35,6 +40,38 @@ def test_recipes_of_a_tiny_model_are_measured_and_stored(tiny_model: str, tmp_pa
     assert runs[1].proof is not None
     assert runs[1].proof["is_equal"]
     assert {fault.code for run in runs for fault in run.faults} <= {"contended", "drift", "unsteady"}
+
+
+def test_a_shared_prefix_is_found_in_every_measured_pass_and_decides_by_the_first_token(
+    tiny_model: str, tmp_path: Path
+) -> None:
+    spec = replace(SPEC, prompt_tokens=40, shared_prefix_tokens=32)
+    recipes = ("kv_cache(block_size=16)", "kv_cache(block_size=16) + prefix_cache")
+    plain, keeping = Session(cache_folder=tmp_path).measure(Plan(model=tiny_model, spec=spec, recipes=recipes))
+    assert keeping.metrics["prefix_hit_rate"] == {"value": 32 / 40}
+    assert keeping.metrics["prefix_bytes"]["value"] > 0
+    assert "prefix_hit_rate" not in plain.metrics
+    assert keeping.proof is not None
+    assert keeping.proof["is_equal"]
+    assert compare((plain, keeping)).metric == "ttft_s"
+
+
+def test_a_cold_pass_of_one_request_finds_nothing(tiny_model: str, tmp_path: Path) -> None:
+    spec = replace(SPEC, prompt_tokens=40, shared_prefix_tokens=32, cache_state="cold")
+    recipes = ("kv_cache(block_size=16) + prefix_cache",)
+    (run,) = Session(cache_folder=tmp_path).measure(Plan(model=tiny_model, spec=spec, recipes=recipes))
+    assert run.metrics["prefix_hit_rate"] == {"value": 0.0}
+    assert run.repeats == 1
+
+
+def test_memory_is_foretold_with_what_prefixes_may_take() -> None:
+    config = sizes_of("llama-125m")
+    assert config is not None
+    plain, keeping = (
+        recipe_need(Recipe.parse(text), config, SPEC, device="cpu").held_bytes
+        for text in ("kv_cache", "kv_cache + prefix_cache(budget_bytes=1073741824)")
+    )
+    assert keeping - plain == 2**30
 
 
 def test_what_the_model_cannot_serve_is_one_line(tiny_model: str, tmp_path: Path) -> None:

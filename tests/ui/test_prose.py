@@ -1,8 +1,9 @@
 from dataclasses import replace
 
 from labkit.bench.comparison import compare
+from labkit.core.workload import WORKLOADS
 from labkit.ui.explain import explanation
-from labkit.ui.facts import flat, lessons
+from labkit.ui.facts import flat, lessons, workload
 from labkit.ui.prose import proofs, verdicts
 from labkit.ui.tables import results
 
@@ -48,6 +49,22 @@ def test_guesses_that_were_kept_have_a_column_where_there_were_any(make):
     column = [column.title for column in table.columns].index("guesses kept")
     assert [line.cells[column].line for line in table.lines] == ["–", "62.5 % 2.50 tokens a step"]
     assert "guesses kept" not in [column.title for column in results(pair[:1], None).columns]
+
+
+def test_a_hit_rate_has_a_column_where_prefixes_are_kept(make):
+    kept = {"prefix_hit_rate": {"value": 0.97}, "prefix_bytes": {"value": 3 * 2.0**20}}
+    keeping = make("kv_cache + prefix_cache")
+    pair = [make("kv_cache"), replace(keeping, metrics={**keeping.metrics, **kept})]
+    table = results(pair, None)
+    column = [column.title for column in table.columns].index("prefix hit rate")
+    assert [line.cells[column].line for line in table.lines] == ["–", "97.0 % 3.00 MiB kept"]
+    assert "prefix hit rate" not in [column.title for column in results(pair[:1], None).columns]
+
+
+def test_a_shared_prefix_is_told_with_the_workload():
+    told = workload(WORKLOADS["shared_prefix"].to_dict())
+    assert "1,056 prompt and 16 new tokens, the first 1,024 of them the same in all, warm cache" in told
+    assert "the same in all" not in workload(WORKLOADS["chat"].to_dict())
 
 
 def test_devices_are_named_where_runs_are_of_several(make):

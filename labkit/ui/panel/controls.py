@@ -137,6 +137,11 @@ def controls(slots: Mapping[Slot, Sequence[type[Optimization]]], on_change: OnCh
 def _knob(spec: "Field[Any]") -> widgets.Widget:
     rule = spec.metadata
     about = {"description": spec.name.replace("_", " "), "tooltip": rule["help"], "style": _WIDE}
+    if rule["is_open"]:
+        layout = widgets.Layout(width="170px")
+        return widgets.Combobox(  # a text counts once it is whole
+            options=[*rule["choices"]], value=spec.default, continuous_update=False, layout=layout, **about
+        )
     if rule["choices"]:
         layout = widgets.Layout(width="170px")
         if rule["is_open"]:

@@ -62,6 +62,17 @@ def test_an_open_knob_suggests_values_and_takes_any_text(panel: Panel) -> None:
     assert panel.recipe == "kv_cache + speculative(draft='half')"
     draft.value = ""
     assert "draft" in panel._message.value
+
+
+def test_a_saved_prefix_is_named_in_a_field_that_takes_any_text(panel: Panel) -> None:
+    panel.recipe = "kv_cache + prefix_cache + preload(prefix='faq')"
+    (control,) = (control for control in panel._controls if "preload" in control.read())
+    field = control._knobs._widgets["prefix"]  # type: ignore[attr-defined]
+    assert field.value == "faq"
+    field.value = ""
+    assert panel.recipe == "kv_cache + prefix_cache + preload"
+    field.value = "../faq"
+    assert "prefix" in panel._message.value
     assert panel._run.disabled
 
 
