@@ -203,7 +203,7 @@ def test_a_stored_run_is_explained_beside_its_baseline(plans, home, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["schema"] == 1
     assert told["run"].startswith("run1")
-    assert cli.main(["explain", "nonsense"]) == 1
+    assert cli.main(["explain", "nonsense"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -84,4 +84,5 @@ def _inverse_factor(moments: Tensor) -> Tensor:
     mean = diagonal.mean().item() or 1.0
     damped = damped + torch.diag(torch.full_like(diagonal, _DAMPING * mean))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True).float()
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor.float()

@@ -14,7 +14,7 @@ from labkit.compression.layers import block_linears
 from labkit.compression.sizes import pruned_config
 from labkit.model.config import ModelConfig
 from labkit.model.linear import Linear
-from labkit.model.transformer import Attention, FeedForward, Transformer
+from labkit.model.transformer import Attention, Block, FeedForward, Transformer
 
 Statistics = Mapping[str, Tensor]
 """What `labkit.compression.statistics` found: `block_influences` for the pattern "layer", else `input_norms`."""
@@ -113,18 +113,20 @@ def _remove_blocks(model: Transformer, num_kept: int, statistics: Statistics | N
     kept = _most(scores, num_kept).tolist()
     model.layers = nn.ModuleList(model.layers[index] for index in kept)
     for index, block in enumerate(model.layers):
+        assert isinstance(block, Block)
         block.self_attn.index = index  # where the cache keeps its keys and values
 
 
 def _columns(layer: Linear, norms: Tensor | None) -> Tensor:
     """Size of what each input adds to the output, [in]; with inputs of size 1 where no norms are known."""
-    sizes = layer.weight.float().norm(dim=0)
+    sizes: Tensor = layer.weight.float().norm(dim=0)
     return sizes if norms is None else sizes * norms
 
 
 def _rows(layer: Linear) -> Tensor:
     """Size of each output's weights, [out]."""
-    return layer.weight.float().norm(dim=1)
+    sizes: Tensor = layer.weight.float().norm(dim=1)
+    return sizes
 
 
 def _most(scores: Tensor, num_kept: int) -> Tensor:

@@ -43,7 +43,7 @@ def recover(pruned: Transformer, whole: Transformer, tokens: Tensor) -> dict[str
         for parameter in learner.parameters():
             parameter.data = parameter.data.clone()
             parameter.requires_grad_(True)
-        _train(learner, teacher, tokens.clone().split(BATCH))
+        _train(learner, teacher, torch.split(tokens.clone(), BATCH))
     return {name: parameter.detach() for name, parameter in learner.named_parameters()}
 
 

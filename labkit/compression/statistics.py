@@ -63,5 +63,5 @@ def block_influences(model: Transformer, tokens: Tensor) -> dict[str, Tensor]:
 
 def _run(model: Transformer, tokens: Tensor) -> None:
     """Run the model for its hooks' sake; one position's logits are the fewest it can be asked for."""
-    for part in tokens.split(_SEQUENCES):
+    for part in torch.split(tokens, _SEQUENCES):
         model(part, last=torch.zeros(len(part), dtype=torch.int64, device=part.device))

@@ -32,7 +32,8 @@ class Shape:
     """What a choice depends on.
 
     `rows` is rounded up to a power of two; so is `step_bytes`, the weights that a step reads before it comes to the
-    same layer again. `density` is the share of weights that are not zero, in tenths.
+    same layer again. `density` is the share of weights that are not zero, in tenths, and
+    `library` whose layout they are in.
     """
 
     bits: int
@@ -44,6 +45,7 @@ class Shape:
     device: str
     step_bytes: int
     density: float = 1.0
+    library: str = "labkit"
 
     @property
     def text(self) -> str:

@@ -151,7 +151,7 @@ def _as_rounded(layer: "QuantizedLinear", x: Tensor) -> Tensor:
 # ---- 4 bits ----
 
 
-def _fits_native_int4(layer: "KernelLayer", activation_bits: int = 16) -> bool:
+def _fits_native_int4(layer: "QuantizedLinear", activation_bits: int = 16) -> bool:
     return _has_native(layer, 4, activation_bits=activation_bits) and layer.group_size % 32 == 0
 
 

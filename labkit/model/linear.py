@@ -29,6 +29,7 @@ class KernelLayer(nn.Module):
     device_type: str
     is_quantized: bool
     density: float = 1.0
+    library: str = "labkit"
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,6 +42,11 @@ class KernelLayer(nn.Module):
     def pack(self) -> None:
         """Lay the weights out for every usable kernel; call once, before the first use."""
         self.packed = {kernel.name: kernel.pack(self) for kernel in KERNELS if kernel.is_usable(self)}
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of what `pack` laid out, in bytes."""
+        return sum(sparse.num_bytes(tensor) for tensors in self.packed.values() for tensor in tensors)
 
     def multiply(self, x: Tensor) -> Tensor:
         """x Wᵀ of [..., in], by the fastest kernel for that many rows: [..., out] in the dtype of x."""
@@ -61,6 +67,7 @@ class KernelLayer(nn.Module):
             x.device.type,
             self.step_bytes,
             density=round(self.density, 1),
+            library=self.library,
         )
         candidates = {
             kernel.name: kernel for kernel in KERNELS if kernel.name in self.packed and bucket <= kernel.max_rows
@@ -95,11 +102,6 @@ class Linear(KernelLayer):
     def num_bytes(self) -> int:  # type: ignore[override]
         """Memory that the weights take, in bytes, with what was laid out beside them."""
         return self.weight.nbytes + self.packed_bytes
-
-    @property
-    def packed_bytes(self) -> int:
-        """Memory of what kernels hold beside the weights."""
-        return sum(sparse.num_bytes(tensor) for tensors in self.packed.values() for tensor in tensors)
 
     def pack(self) -> None:
         """See KernelLayer; how many weights are zero is found out here, once they will not change any more."""

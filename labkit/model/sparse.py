@@ -37,7 +37,7 @@ def multiply_csr(x: Tensor, matrix: Tensor) -> Tensor:
     """x [..., in] times the transposed matrix [out, in]: [..., out]."""
     rows = x.reshape(-1, x.shape[-1])
     product = torch.mv(matrix, rows[0]) if len(rows) == 1 else (matrix @ rows.T).T  # one row has a faster product
-    return product.reshape(*x.shape[:-1], len(matrix))
+    return product.reshape(*x.shape[:-1], len(matrix)).contiguous()
 
 
 def fits_fours(weight: Tensor, share: float) -> bool:

@@ -22,6 +22,7 @@ class TorchaoLinear(KernelLayer):
     """
 
     is_quantized = True
+    library = "torchao"
 
     def __init__(
         self, weight: Tensor, *, bits: int, activation_bits: int, group_size: int, bias: nn.Parameter | None = None

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from labkit.core.errors import UsageError
+from labkit.core.machine import machine
 from labkit.core.paths import write_whole
 from labkit.core.recipe import KnobValue, Step
 
@@ -65,9 +66,8 @@ class Context:
         import torch
         from safetensors.torch import load_file, save_file
 
-        from labkit import __version__
-
-        text = json.dumps([what, self.key, self.seed, self.device, torch.__version__, __version__])
+        here = machine()
+        text = json.dumps([what, self.key, self.seed, self.device, torch.__version__, here.labkit, here.commit])
         path = self.cache_folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
         if not path.exists():
             tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in compute().items()}

@@ -51,7 +51,7 @@ def plan_rounds(needs: Sequence[Need], free_bytes: Mapping[str, int]) -> list[li
 
 
 def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, device: str) -> Need:
-    """Memory of our engine under a recipe, draft model, caches and process included; while it is built, fp32 weights."""
+    """Memory of our engine under a recipe, its draft model, caches and process included; fp32 while it is built."""
     from labkit.engine.cost import DecoderCost
     from labkit.optimizations import bind
 

@@ -138,7 +138,7 @@ def test_the_block_that_adds_least_goes_and_the_others_close_ranks(
 ) -> None:
     model, whole = make_model(config), make_model(config)
     for parameter in model.layers[1].parameters():
-        parameter *= 0.01
+        parameter.mul_(0.01)
     prune(model, sparsity=0.3, pattern="layer", statistics=statistics(model, tokens, "layer", score))
     assert model.config == replace(config, num_layers=2)
     assert [block.self_attn.index for block in model.layers] == [0, 1]

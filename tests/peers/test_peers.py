@@ -150,7 +150,7 @@ def test_a_shared_prefix_has_the_ids_that_the_engine_sees(llama: Path, tmp_path:
     from labkit.optimizations import bind
     from labkit.optimizations.build import build_engine
 
-    spec = WorkloadSpec("shared", "offline", prompt_tokens=60, new_tokens=1, num_requests=4, shared_prefix_tokens=48)
+    spec = WorkloadSpec("shared", "offline", prompt_tokens=100, new_tokens=1, num_requests=4, shared_prefix_tokens=48)
     engine = build_engine(bind("kv_cache"), model=str(llama), device="cpu", cache_folder=tmp_path)
     ours = [tuple(ids) for _, ids in engine.prepare(spec.draw(0)).requests]
     assert list(echo(llama, tmp_path, None).prepare(spec.draw(0)).prompts) == ours

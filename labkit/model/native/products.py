@@ -39,7 +39,7 @@ def multiply4_rounded(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, *
 def pack4(codes: Tensor) -> Tensor:
     """Two codes a byte, 16 rows a block: uint8 [out, in] in 0 … 15 → [out / 16, in / 4, 32]; `in` a multiple of 4."""
     blocks = _blocks(codes)  # [blocks, 16, in]
-    low, high = blocks.unflatten(2, (-1, 2, 2)).permute(3, 0, 2, 1, 4)  # each [blocks, in / 4, 16, 2]
+    low, high = blocks.view(len(blocks), _BLOCK, -1, 2, 2).permute(3, 0, 2, 1, 4)  # each [blocks, in / 4, 16, 2]
     packed: Tensor = low | (high << 4)
     return packed.flatten(2)
 
@@ -53,19 +53,22 @@ def pack8_rounded(codes: Tensor) -> Tensor:
     """Codes + 128, four columns of 16 rows together: int8 [out, in] → uint8 [out / 16, in / 4, 64]."""
     padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 4))
     unsigned = (_blocks(padded).int() + 128).to(torch.uint8)
-    return unsigned.unflatten(2, (-1, 4)).transpose(1, 2).flatten(2)
+    packed: Tensor = unsigned.view(len(unsigned), _BLOCK, -1, 4).transpose(1, 2)
+    return packed.flatten(2)
 
 
 def pack4_rounded(codes: Tensor) -> Tensor:
     """Two codes a byte, eight columns of 16 rows together: uint8 [out, in] → [out / 16, in / 8, 64]."""
-    low, high = _blocks(codes).unflatten(2, (-1, 2, 4)).permute(3, 0, 2, 1, 4)  # each [blocks, in / 8, 16, 4]
+    blocks = _blocks(codes)
+    low, high = blocks.view(len(blocks), _BLOCK, -1, 2, 4).permute(3, 0, 2, 1, 4)  # each [blocks, in / 8, 16, 4]
     packed: Tensor = low | (high << 4)
     return packed.flatten(2)
 
 
 def _blocks(rows: Tensor) -> Tensor:
     """[out, n] → [out / 16, 16, n], the last block filled with zeros."""
-    return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % _BLOCK)).unflatten(0, (-1, _BLOCK))
+    padded: Tensor = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % _BLOCK))
+    return padded.reshape(-1, _BLOCK, rows.shape[1])
 
 
 def _product(

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ pytest.importorskip("ipywidgets", reason="the extra notebooks is not installed")
 from labkit.core.errors import Unavailable
 from labkit.lab import Lab
 from labkit.optimizations import CATALOG
+from labkit.optimizations.quantize import Quantize
 from labkit.runner.store import FILE_NAME, Store
 from labkit.ui.panel.panel import Panel
 from labkit.ui.panel.views import VIEWS
@@ -79,7 +81,7 @@ def test_a_saved_prefix_is_named_in_a_field_that_takes_any_text(panel: Panel) ->
 def test_text_moves_the_toggles_and_toggles_write_the_text(panel: Panel) -> None:
     panel.recipe = "kv_cache(block_size=16) + quantize(bits=4)"
     assert toggles(panel) == {
-        "quantize": {"bits": 4, "group_size": 32},
+        "quantize": {**asdict(Quantize()), "bits": 4},
         "kv_cache": {"dtype": "auto", "block_size": 16},
     }
     quantize = next(control for control in panel._controls if "quantize" in control.read())

@@ -19,7 +19,8 @@ def test_text_to_steps_and_back_is_the_same_recipe(text: str) -> None:
 
 
 def test_steps_carry_every_knob_of_what_is_on() -> None:
-    assert switchboard.read("quantize(bits=4)").steps == {"quantize": {"bits": 4, "group_size": 32}}
+    steps = switchboard.read("kv_cache(block_size=16)").steps
+    assert steps == {"kv_cache": {"dtype": "auto", "block_size": 16}}
 
 
 @pytest.mark.parametrize(
