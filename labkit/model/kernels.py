@@ -8,6 +8,7 @@ everywhere and is what the others are tested against.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -155,19 +156,14 @@ def _fits_native_int4(layer: "QuantizedLinear", activation_bits: int = 16) -> bo
     return _has_native(layer, 4, activation_bits=activation_bits) and layer.group_size % 32 == 0
 
 
-def _native_int4_pack(layer: "QuantizedLinear") -> tuple[Tensor, ...]:
+def _blocks4(pack: Callable[[Tensor], Tensor], layer: "QuantizedLinear") -> tuple[Tensor, ...]:
     assert layer.zeros is not None
-    return products.pack4(layer.codes), products.pack_groups(layer.scales), products.pack_groups(layer.zeros)
+    return pack(layer.codes), products.pack_groups(layer.scales), products.pack_groups(layer.zeros)
 
 
 def _native_int4_multiply(layer: "QuantizedLinear", x: Tensor) -> Tensor:
     packed = layer.packed["native_int4"]
     return products.multiply4(x, *packed, out_features=layer.out_features).to(x.dtype)
-
-
-def _native_int4_int8_pack(layer: "QuantizedLinear") -> tuple[Tensor, ...]:
-    assert layer.zeros is not None
-    return products.pack4_rounded(layer.codes), products.pack_groups(layer.scales), products.pack_groups(layer.zeros)
 
 
 def _native_int4_int8_multiply(layer: "QuantizedLinear", x: Tensor) -> Tensor:
@@ -251,11 +247,11 @@ KERNELS: tuple[Kernel, ...] = (
         _native_int8_int8_pack,
         _native_int8_int8_multiply,
     ),
-    Kernel("native_int4", _fits_native_int4, _native_int4_pack, _native_int4_multiply),
+    Kernel("native_int4", _fits_native_int4, partial(_blocks4, products.pack4), _native_int4_multiply),
     Kernel(
         "native_int4_int8",
         lambda layer: _fits_native_int4(layer, activation_bits=8),
-        _native_int4_int8_pack,
+        partial(_blocks4, products.pack4_rounded),
         _native_int4_int8_multiply,
     ),
     Kernel("int_mm", _fits_int_mm, _codes8, _int_mm_multiply),
