@@ -21,6 +21,8 @@ from labkit.optimizations import Bound, Optimization, Slot, bind
 LEAST_GAIN = 1.02
 """Predicted ratio above which a technique counts as paying; less could not be told from noise."""
 
+_BASIS = "By bytes, arithmetic and dispatch alone"  # what slow kernels add is in the Run's own terms
+
 SIZES = tuple(2**power for power in range(11))
 
 
@@ -42,15 +44,15 @@ class Crossover:
         pays = [gain >= LEAST_GAIN for gain in self.gains]
         span = f"{self.axis} {self.sizes[0]:,} to {self.sizes[-1]:,}"
         if not any(pays):
-            return f"{self.technique} should not pay at any {span}."
+            return f"{_BASIS}, {self.technique} should not pay at any {span}."
         if all(pays):
-            return f"{self.technique} should pay at every {span}: {self._factors()}."
+            return f"{_BASIS}, {self.technique} should pay at every {span}: {self._factors()}."
         changes = [
             f"{'starts' if now else 'stops'} to pay at {self.axis} {size:,}"
             for before, now, size in zip(pays, pays[1:], self.sizes[1:], strict=False)
             if before != now
         ]
-        return f"{self.technique} {' and '.join(changes)}: {self._factors()}."
+        return f"{_BASIS}, {self.technique} {' and '.join(changes)}: {self._factors()}."
 
     def _factors(self) -> str:
         return f"{self.gains[0]:.2f}× at {self.sizes[0]:,}, {self.gains[-1]:.2f}× at {self.sizes[-1]:,}"
