@@ -150,7 +150,7 @@ def _knob(spec: "Field[Any]") -> widgets.Widget:
             )
         return widgets.Dropdown(options=[*rule["choices"]], value=spec.default, layout=layout, **about)
     low, high = rule["low"], rule["high"]
-    layout = widgets.Layout(width="190px")
+    layout = widgets.Layout(width="230px", flex="0 0 auto")  # a row wraps before it squeezes a number
     if isinstance(spec.default, float):
         return widgets.BoundedFloatText(value=spec.default, min=low, max=high, layout=layout, **about)
     if high - low < _SLIDER_SPAN:
