@@ -52,7 +52,7 @@ def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, Kernels] | Non
     Each phase by name: `{"seconds", "terms"}`; then `terms` of the whole pass, `pass_s` and the rates of `limit`.
     Terms, in seconds: each kind of bytes over bandwidth (`weights`, `kv_cache`, …), `flops` by which arithmetic
     outlasts memory, `dispatch` of every operation, and the time by which measured layers outlast weights and
-    arithmetic, under the name that `Kernels` gives it; all that a draft model takes is `drafts`.
+    arithmetic, under the name that `Kernels` gives it. A phase that is `told_as` one term has just that.
     Raises ValueError for ceilings without a dispatch cost: a datasheet gives limits only.
     """
     if ceilings.dispatch_s is None:
@@ -63,8 +63,8 @@ def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, Kernels] | Non
     for name, phase in cost.phases.items():
         terms = _step_terms(phase, ceilings, ceilings.dispatch_s, (kernels or {}).get(name))
         terms = {term: phase.num_steps * step_s for term, step_s in terms.items()}
-        if name.startswith("draft"):  # what a guess costs is one term, whatever it consists of
-            terms = {"drafts": sum(terms.values())}
+        if phase.told_as:
+            terms = {phase.told_as: sum(terms.values())}
         phases[name] = {"seconds": sum(terms.values()), "terms": terms}
     totals: dict[str, float] = {}
     for phase in phases.values():

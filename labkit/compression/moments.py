@@ -44,4 +44,4 @@ def change_in_order(model: Transformer, tokens: Tensor, change: Change) -> None:
         for module in model.modules():
             if isinstance(module, Block):
                 hooks.callback(module.register_forward_pre_hook(watch_and_change).remove)
-        model(tokens, last=torch.zeros(len(tokens), dtype=torch.int64))
+        model(tokens, last=torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device))

@@ -18,6 +18,7 @@ class Phase:
         flops_by_dtype: arithmetic of one step, in FLOPs, by the dtype it runs in.
         kernel_launches: operations dispatched in one step.
         communication_bytes: bytes one rank sends in one step.
+        told_as: the one term that all of its predicted time goes under; '' for a term of each kind.
     """
 
     num_steps: float
@@ -26,6 +27,7 @@ class Phase:
     flops_by_dtype: Mapping[str, float] = field(default_factory=dict)
     kernel_launches: float = 0.0
     communication_bytes: float = 0.0
+    told_as: str = ""
 
     @property
     def step_bytes(self) -> float:

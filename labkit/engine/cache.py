@@ -1,10 +1,9 @@
 """KVCache: keys and values of earlier tokens, so that a step computes only the new ones.
 
 Storage is one tensor a layer for keys and one for values, [slots, K, capacity, D], and where they are int8 one for the
-scales of each, [slots, K, capacity]: a scale for each token and head. A sequence owns a slot and stands
-in it from index 0, so a batch in neighbouring slots is read as one slice at its live length: no gather, no padding
-beyond the longest. Capacity grows in whole blocks of `block_size` tokens, and blocks are the unit in which memory is
-accounted.
+scales of each, [slots, K, capacity]: a scale for each token and head. A sequence owns a slot and stands in it from its
+index 0 on, so a batch in neighbouring slots is read as one slice at its live length: no gather, no padding beyond the
+longest. Capacity grows in whole blocks of `block_size` tokens, and blocks are the unit in which memory is accounted.
 """
 
 from collections.abc import Sequence as List
@@ -18,9 +17,10 @@ from labkit.model.config import ModelConfig
 from labkit.model.native import decode
 from labkit.model.native.build import has_kernels
 
-_SCALE_DTYPE = torch.float32
 if TYPE_CHECKING:
     from labkit.engine.prefix import PrefixCache
+
+_SCALE_DTYPE = torch.float32
 
 Block = tuple[Tensor, ...]
 """What a cache stores for a run of tokens over all layers: keys, values, each [layers, K, tokens, D], any scales."""

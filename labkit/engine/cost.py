@@ -137,14 +137,15 @@ class DecoderCost:
         num_logits = 1 + self.num_drafted
         new, past = (num_logits, mean_context) if self.is_cached else (mean_context, 0.0)
         if self.draft is not None:
-            phases["draft prefill"] = self.draft._step(width, spec.prompt_tokens, num_steps=waves)
-            phases["draft"] = self.draft._step(
+            ahead = self.draft._step(width, spec.prompt_tokens, num_steps=waves)
+            guess = self.draft._step(
                 width,
                 1.0,
                 past=mean_context,
                 num_steps=num_steps * self.num_drafted,
                 launches=self.draft.decode_launches,
             )
+            phases |= {"draft prefill": replace(ahead, told_as="drafts"), "draft": replace(guess, told_as="drafts")}
         phases["decode"] = self._step(
             width,
             new,

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
@@ -18,6 +19,9 @@ from labkit.optimizations.quantize import Quantize
 from labkit.optimizations.speculative import Speculative
 from labkit.optimizations.static_batching import StaticBatching
 from labkit.optimizations.threads import Threads
+
+if TYPE_CHECKING:
+    from labkit.engine.cost import DecoderCost
 
 __all__ = ["CATALOG", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob"]
 
@@ -51,6 +55,10 @@ class Bound:
     def exact(self) -> "Bound":
         """Just the techniques whose output must be identical."""
         return Bound(tuple(optimization for optimization in self.optimizations if optimization.is_exact))
+
+    def cost(self, cost: "DecoderCost") -> "DecoderCost":
+        """What all techniques together make of the baseline's cost."""
+        return reduce(lambda cost, optimization: optimization.cost(cost), self.optimizations, cost)
 
     @contextmanager
     def process(self) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,6 @@ from labkit.core.errors import Unavailable
 from labkit.optimizations import Bound, Context, Slot
 
 if TYPE_CHECKING:
-    from labkit.engine.cost import DecoderCost
     from labkit.engine.engine import Engine
     from labkit.model.source import ModelSource
 
@@ -54,16 +53,13 @@ def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path)
     finish(fuse(model))
     gc.collect()
 
-    def adjust(cost: "DecoderCost") -> "DecoderCost":
-        return reduce(lambda cost, optimization: optimization.cost(cost), bound.optimizations, cost)
-
     return Engine(
         model.eval(),
         source,
         config,
         device=device,
         weight_steps=weight_steps,
-        adjust_cost=adjust,
+        adjust_cost=bound.cost,
         cache_folder=cache_folder,
     )
 

@@ -83,7 +83,7 @@ def crossovers(run: Run, cache_folder: Path) -> tuple[Crossover, ...]:
         without = _without(bound, optimization)
         for axis, (points, at) in axes.items():
             gains = [
-                _pass_s(without, sizes, at(size), ceilings) / _pass_s(bound.optimizations, sizes, at(size), ceilings)
+                _pass_s(without, sizes, at(size), ceilings) / _pass_s(bound, sizes, at(size), ceilings)
                 for size in points
             ]
             if gains:
@@ -91,20 +91,20 @@ def crossovers(run: Run, cache_folder: Path) -> tuple[Crossover, ...]:
     return tuple(found)
 
 
-def _without(bound: Bound, left_out: Optimization) -> tuple[Optimization, ...]:
+def _without(bound: Bound, left_out: Optimization) -> Bound:
     """The others, less those that cannot do without it."""
-    return tuple(
-        optimization
-        for optimization in bound.optimizations
-        if optimization is not left_out and left_out.name not in optimization.partners
+    return Bound(
+        tuple(
+            optimization
+            for optimization in bound.optimizations
+            if optimization is not left_out and left_out.name not in optimization.partners
+        )
     )
 
 
-def _pass_s(optimizations: Sequence[Optimization], sizes: ModelConfig, spec: WorkloadSpec, ceilings: Ceilings) -> float:
+def _pass_s(bound: Bound, sizes: ModelConfig, spec: WorkloadSpec, ceilings: Ceilings) -> float:
     """Predicted seconds of a pass; requests sent at once run as one batch."""
-    cost = DecoderCost.baseline(sizes, spec)
-    for optimization in optimizations:
-        cost = optimization.cost(cost)
-    if spec.scenario == "offline" and not any(optimization.slot is Slot.SCHEDULER for optimization in optimizations):
+    cost = bound.cost(DecoderCost.baseline(sizes, spec))
+    if spec.scenario == "offline" and not any(one.slot is Slot.SCHEDULER for one in bound.optimizations):
         cost = replace(cost, batch=spec.num_requests)
     return float(predict(cost.phases(), ceilings)["pass_s"])

@@ -58,9 +58,7 @@ def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_
         return None
     if sizes is None or ceilings is None or spec.new_tokens < 2:
         return None
-    cost = DecoderCost.baseline(sizes, spec)
-    for optimization in bound.optimizations:
-        cost = optimization.cost(cost)
+    cost = bound.cost(DecoderCost.baseline(sizes, spec))
     phases = cost.phases()
     most: Mapping[str, Any] = limit(phases, ceilings)
     return Forecast(

@@ -122,7 +122,7 @@ def test_residual_is_the_time_that_the_prediction_does_not_explain():
 
 
 def test_what_a_draft_model_takes_is_one_term():
-    cost = Cost({"draft": Phase(20, 0, {"weights": 0.5e9}, {"bf16": 2e9}, 100), **COST.phases})
+    cost = Cost({"draft": Phase(20, 0, {"weights": 0.5e9}, {"bf16": 2e9}, 100, told_as="drafts"), **COST.phases})
     found = predict(cost, HERE)
     assert list(found["draft"]["terms"]) == ["drafts"]
     assert found["terms"]["drafts"] == pytest.approx(found["draft"]["seconds"])

@@ -5,7 +5,7 @@ import pytest
 
 from labkit.core import machine as module
 from labkit.core.errors import Unavailable, UsageError
-from labkit.core.machine import free_memory_bytes, machine, usable_cores
+from labkit.core.machine import emulated_dtypes, free_memory_bytes, machine, usable_cores
 
 
 def test_machine_knows_its_cores_memory_and_libraries():
@@ -74,3 +74,17 @@ def test_a_containers_limits_count(monkeypatch, tmp_path):
 
 def test_free_memory_is_less_than_all_of_it():
     assert 0 < free_memory_bytes() < machine().memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("isa", "emulated"),
+    [
+        (("avx2", "fma"), ("bf16", "fp16")),
+        (("avx512_bf16", "avx512_vnni"), ("fp16",)),
+        (("amx_bf16", "avx512_fp16"), ()),
+        (("asimd", "asimdhp"), ("bf16",)),
+        (("asimdhp", "bf16"), ()),
+    ],
+)
+def test_a_dtype_without_an_instruction_of_its_own_is_emulated(isa, emulated):
+    assert emulated_dtypes(isa) == emulated

@@ -19,10 +19,7 @@ SPEC = WorkloadSpec("hand", "offline", prompt_tokens=10, new_tokens=5, num_reque
 
 
 def cost(recipe: str, spec: WorkloadSpec = SPEC) -> DecoderCost:
-    result = DecoderCost.baseline(CONFIG, spec)
-    for optimization in bind(recipe).optimizations:
-        result = optimization.cost(result)
-    return result
+    return bind(recipe).cost(DecoderCost.baseline(CONFIG, spec))
 
 
 def test_parameters_are_counted() -> None:
@@ -152,8 +149,7 @@ def test_a_cold_pass_finds_what_its_own_first_requests_left() -> None:
 
 def test_no_more_is_known_than_the_budget_holds() -> None:
     wide = replace(CONFIG, num_layers=64, head_dim=1024)
-    result = DecoderCost.baseline(wide, SHARED)
-    for optimization in bind("kv_cache(block_size=1) + prefix_cache(budget_bytes=3145728)").optimizations:
-        result = optimization.cost(result)
+    recipe = "kv_cache(block_size=1) + prefix_cache(budget_bytes=3145728)"
+    result = bind(recipe).cost(DecoderCost.baseline(wide, SHARED))
     assert result.kv_token_bytes == 2**19
     assert result.cached_prompt_tokens == 6

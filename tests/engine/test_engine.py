@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from labkit.core.errors import UsageError
+from labkit.core.machine import machine
 from labkit.core.trace import Trace
 from labkit.core.workload import Request, Workload, WorkloadSpec
 from labkit.engine.engine import Engine
@@ -134,11 +136,7 @@ class CountingMode(TorchDispatchMode):
 def test_the_cost_model_counts_the_dispatches_of_a_decode_step(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, is_native: bool
 ) -> None:
-    found = build.native()
-    if is_native and not found.compiler:
-        pytest.skip(found.reason)
-    calls = CountingLibrary(found.library)
-    monkeypatch.setattr(build, "native", lambda: build.Native(calls if is_native else None, "", ""))
+    calls = counted_kernels(monkeypatch, is_native=is_native)
     engine = make_engine("kv_cache + precision")
     counts = []
     for new_tokens in (8, 4, 8):  # the first chooses kernels
@@ -165,6 +163,16 @@ class CountingLibrary:
         return getattr(self.library, name)
 
 
+def counted_kernels(monkeypatch: pytest.MonkeyPatch, *, is_native: bool) -> CountingLibrary:
+    """The native kernels, counted, or none of them."""
+    found = build.native()
+    if is_native and not found.compiler:
+        pytest.skip(found.reason)
+    calls = CountingLibrary(found.library)
+    monkeypatch.setattr(build, "native", lambda: build.Native(calls if is_native else None, "", ""))
+    return calls
+
+
 def test_a_cache_of_fewer_bits_is_no_exact_technique() -> None:
     assert bind("kv_cache + threads").exact.recipe.text == "kv_cache + threads"
     assert bind("kv_cache(dtype='fp32')").exact.optimizations
@@ -183,3 +191,21 @@ def test_rounded_keys_and_values_move_the_logits_little_and_alike_by_any_kernel(
     by_torch = torch.stack(list(score(make_engine("kv_cache(dtype='int8')" + precision), windows))).float()
     assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
     assert (rounded - by_torch).norm() < (0.02 if precision else 1e-3) * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "isa", "emulated"),
+    [
+        ("precision(dtype='fp16')", ("avx512_bf16",), ["fp16"]),
+        ("precision", ("avx2",), ["bf16"]),
+        ("precision", ("avx512_bf16",), []),
+        ("", ("avx2",), []),
+        ("quantize", ("avx2",), []),  # no float weights, and integers are converted anyway
+    ],
+)
+def test_a_run_tells_the_dtypes_that_its_processor_only_emulates(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, recipe: str, isa: tuple[str, ...], emulated: list[str]
+) -> None:
+    here = replace(machine(), isa=isa)
+    monkeypatch.setattr("labkit.engine.engine.machine", lambda device: here)
+    assert make_engine(recipe).facts()["emulated"] == emulated

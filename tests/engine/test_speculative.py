@@ -18,11 +18,10 @@ from labkit.engine.engine import Engine
 from labkit.engine.sampler import Sampler, TopP
 from labkit.engine.sequence import Sequence
 from labkit.engine.speculative import Drafts, Speculative
-from labkit.model.native import build
 from labkit.optimizations import bind
 from labkit.optimizations.build import build_engine
 from tests.conftest import write_tiny_model
-from tests.engine.test_engine import CountingLibrary, CountingMode
+from tests.engine.test_engine import CountingMode, counted_kernels
 
 MakeEngine = Callable[[str], Engine]
 
@@ -86,6 +85,26 @@ def test_a_request_may_fill_the_context_to_its_last_position(
     workload = workload_of(((5, 6, 7, 8) * 60, 16), ((5, 6, 7, 8) * 2, 60))  # 256 positions, and a longer way to go
     plain, engine = make_engine("kv_cache"), make_engine(f"kv_cache + speculative(draft={draft!r}){scheduling}")
     assert outputs(served(engine, workload)) == outputs(served(plain, workload))
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [((5, 6, 7, 8) * 60, 16), ((5, 6, 7, 8) * 2, 60)],  # the context of 256 positions ends
+        [((5, 6, 7, 8) * 5, 6), ((5, 6, 7, 8), 12)],  # the memory ends
+    ],
+)
+def test_a_sequence_at_its_end_is_not_pushed_beyond_by_longer_drafts_beside_it(
+    make_engine: MakeEngine, requests: list[tuple[tuple[int, ...], int]]
+) -> None:
+    workload = workload_of(*requests)
+    plain, engine = (
+        make_engine(f"kv_cache(block_size=1) + static_batching(size=2){more}") for more in ("", " + speculative")
+    )
+    expected = outputs(served(plain, workload))
+    trace = served(with_drafter(engine, Foreseeing(expected, offset=1)), workload)  # one token a step, to the very end
+    assert outputs(trace) == expected
+    assert trace.counters["accepted"] == 0
 
 
 class Foreseeing:
@@ -159,11 +178,7 @@ def test_the_cost_is_told_from_what_was_met(make_engine: MakeEngine) -> None:
 def test_the_cost_model_counts_the_dispatches_of_a_step_that_verifies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_native: bool
 ) -> None:
-    found = build.native()
-    if is_native and not found.compiler:
-        pytest.skip(found.reason)
-    calls = CountingLibrary(found.library)
-    monkeypatch.setattr(build, "native", lambda: build.Native(calls if is_native else None, "", ""))
+    calls = counted_kernels(monkeypatch, is_native=is_native)
     write_tiny_model(tmp_path, num_hidden_layers=6)
     plain, engine = (
         build_engine(bind(recipe), model=str(tmp_path), device="cpu", cache_folder=tmp_path)

@@ -1,13 +1,19 @@
 """The table of combinations is what the catalog says, in the documents too."""
 
-from itertools import combinations
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from labkit import cli
+from labkit import cli, optimizations
 from labkit.core.errors import UsageError
-from labkit.optimizations import CATALOG, bind
+from labkit.optimizations import CATALOG, Optimization, Slot
+from labkit.optimizations.precision import Precision
+from labkit.optimizations.quantize import Quantize
+from labkit.optimizations.static_batching import StaticBatching
+from labkit.optimizations.threads import Threads
+from labkit.ui import combinations
 from labkit.ui.combinations import clash, markdown
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "combinations.md"
@@ -23,12 +29,36 @@ def test_every_technique_has_its_line() -> None:
         assert f"\n| `{kind.name}` | {kind.slot.value.replace('_', ' ')} |" in markdown()
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [pair for pair in combinations(CATALOG, 2) if clash(*pair)],
-    ids=lambda kind: kind.name,
-)
-def test_a_refused_pair_is_refused_with_that_reason(one, other) -> None:
-    with pytest.raises(UsageError) as caught:
-        bind(f"{one.name} + {other.name}")
-    assert clash(one, other).replace("`", "").split()[-1] in str(caught.value).replace("'", "")
+@dataclass(frozen=True)
+class Other(Optimization):
+    """A technique that some others cannot stand with."""
+
+    name: ClassVar[str] = "other"
+    title: ClassVar[str] = "Other"
+    slot: ClassVar[Slot] = Slot.SCHEDULER
+    exact: ClassVar[bool] = True
+    conflicts: ClassVar[dict[str, str]] = {"threads": "both count cores"}
+
+
+def test_a_pair_clashes_over_a_slot_or_for_a_stated_reason_whichever_comes_first() -> None:
+    for pair in ((Other, StaticBatching), (StaticBatching, Other)):
+        assert clash(*pair) == "both fill the slot `scheduler`"
+    for pair in ((Other, Threads), (Threads, Other)):
+        assert clash(*pair) == "both count cores"
+    assert clash(Other, Quantize) == clash(Quantize, Precision) == ""
+
+
+def test_what_clashes_is_refused_and_listed_and_what_does_not_is_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = (*CATALOG, Other)
+    monkeypatch.setattr(optimizations, "CATALOG", catalog)
+    monkeypatch.setattr(combinations, "CATALOG", catalog)
+    table = combinations.markdown()
+    for kind in CATALOG:
+        named = dict.fromkeys([*kind.requires, kind.name, "other"])
+        reason = clash(kind, Other)
+        assert (f"| `{kind.name}` | `other` | {reason} |" in table) is bool(reason)
+        if reason:
+            with pytest.raises(UsageError):
+                optimizations.bind(" + ".join(named))
+        else:
+            assert "other" in optimizations.bind(" + ".join(named)).recipe.names

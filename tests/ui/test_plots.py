@@ -1,8 +1,9 @@
 import sys
+from dataclasses import replace
 
 import pytest
 
-from labkit.core.metrics import RATES
+from labkit.core.metrics import RATES, summarize
 from labkit.ui import plots
 from labkit.ui.figure import DARK, LIGHT
 
@@ -25,6 +26,20 @@ def test_every_chart_is_drawn_as_png_with_its_finding(runs, comparison, theme):
         assert picture.png().startswith(b"\x89PNG")
         assert picture.data_uri().startswith("data:image/png;base64,iVBOR")
         assert picture.alt.endswith(".")
+
+
+def test_tokens_that_arrive_together_are_drawn_on_the_logarithmic_axis(make):
+    run = make("kv_cache + speculative", num_blocks=40)
+    together = []
+    for item in run.passes:
+        (request,) = item.trace.requests
+        at = tuple(request.output_s[index - index % 4] for index in range(len(request.output_s)))
+        together.append(replace(item, trace=replace(item.trace, requests=(replace(request, output_s=at),))))
+    metrics = summarize([item.trace for item in together])
+    assert metrics["itl_s.p50"]["value"] == 0
+    picture = plots.latency([replace(run, passes=tuple(together), metrics=metrics)])
+    assert picture.png().startswith(b"\x89PNG")
+    assert "median inter-token latency, 0 s" in picture.alt
 
 
 def test_an_invalid_run_is_on_no_chart(runs, comparison):

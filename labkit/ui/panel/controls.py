@@ -144,10 +144,6 @@ def _knob(spec: "Field[Any]") -> widgets.Widget:
         )
     if rule["choices"]:
         layout = widgets.Layout(width="170px")
-        if rule["is_open"]:
-            return widgets.Combobox(  # a text counts once it is whole
-                options=[*rule["choices"]], value=spec.default, continuous_update=False, layout=layout, **about
-            )
         return widgets.Dropdown(options=[*rule["choices"]], value=spec.default, layout=layout, **about)
     low, high = rule["low"], rule["high"]
     layout = widgets.Layout(width="230px", flex="0 0 auto")  # a row wraps before it squeezes a number
