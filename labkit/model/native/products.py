@@ -11,29 +11,27 @@ _BLOCK = 16  # rows that lie together in blocked layouts
 
 def multiply_float(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., in] times weightᵀ [out, in], both fp32 or both bf16."""
-    return _product("labkit_float", x, (weight,), out_features=len(weight))
+    return _product("labkit_float", x, (weight,), weight.shape[0])
 
 
 def multiply8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     """x [..., in] times (codes · scale)ᵀ, in fp32 or x's bf16; codes int8 [out, in], scales bf16 [out]."""
-    return _product("labkit_int8", x, (codes, scales), out_features=len(codes))
+    return _product("labkit_int8", x, (codes, scales), codes.shape[0])
 
 
 def multiply4(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, *, out_features: int) -> Tensor:
     """x [..., in] times ((codes - 8) · scale + zero)ᵀ; codes as of `pack4`, scales and zeros as of `pack_groups`."""
-    group = x.shape[-1] // scales.shape[1]
-    return _product("labkit_int4", x, (codes, scales, zeros), out_features=out_features, group=group)
+    return _product("labkit_int4", x, (codes, scales, zeros), out_features, x.shape[-1] // scales.shape[1])
 
 
 def multiply8_rounded(x: Tensor, codes: Tensor, scales: Tensor, *, out_features: int) -> Tensor:
     """`multiply8` of activations rounded to 8 bits row by row; codes as of `pack8_rounded`, scales bf16, padded."""
-    return _product("labkit_int8_int8", x, (codes, scales), out_features=out_features)
+    return _product("labkit_int8_int8", x, (codes, scales), out_features)
 
 
 def multiply4_rounded(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, *, out_features: int) -> Tensor:
     """`multiply4` of activations rounded to 8 bits row by row; codes as of `pack4_rounded`."""
-    group = x.shape[-1] // scales.shape[1]
-    return _product("labkit_int4_int8", x, (codes, scales, zeros), out_features=out_features, group=group)
+    return _product("labkit_int4_int8", x, (codes, scales, zeros), out_features, x.shape[-1] // scales.shape[1])
 
 
 def pack4(codes: Tensor) -> Tensor:
@@ -71,26 +69,28 @@ def _blocks(rows: Tensor) -> Tensor:
     return padded.reshape(-1, _BLOCK, rows.shape[1])
 
 
-def _product(
-    name: str, x: Tensor, weights: tuple[Tensor, ...], *, out_features: int, group: int | None = None
-) -> Tensor:
-    """[..., in] → [..., out]: the one call that all kernels share.
+def _product(name: str, x: Tensor, weights: tuple[Tensor, ...], out_features: int, *group: int) -> Tensor:
+    """[..., in] → [..., out]: the one call that all kernels share, some thirty times a token, so it does no more.
 
     Raises:
         MemoryError: none is left for the kernel's copy of the activations.
     """
-    x = (x if x.dtype in _DTYPES else x.float()).contiguous()
-    in_features = x.shape[-1]
-    y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype)
+    dtype = x.dtype
+    if dtype not in _DTYPES:
+        x, dtype = x.float(), torch.float32
+    x = x.contiguous()
+    shape = x.shape
+    in_features = shape[-1]
+    y = torch.empty((*shape[:-1], out_features), dtype=dtype)
     status = getattr(library(), name)(
         y.data_ptr(),
         x.data_ptr(),
-        *[weight.data_ptr() for weight in weights],
+        *map(Tensor.data_ptr, weights),
         x.numel() // in_features,
         out_features,
         in_features,
-        *(() if group is None else (group,)),
-        x.dtype is torch.bfloat16,
+        *group,
+        dtype is torch.bfloat16,
         torch.get_num_threads(),
     )
     if status:
