@@ -17,13 +17,15 @@ _SHARED_RATES = ("decode_tok_per_s", "output_tok_per_s")  # rates that a limit a
 
 
 class Kernels(TypedDict):
-    """What all linear layers together take in one step, in seconds, and what their excess over the limit is called:
+    """What was timed of one step, in seconds: all linear layers together, and all that lies between them.
 
-    `kernels`, `dequantization` where they write weights out as floats first, `emulation` of a dtype.
+    `excess` is what the layers' time beyond the limit is called: `kernels`, `dequantization` where they write weights
+    out as floats first, `emulation` of a dtype.
     """
 
     step_s: float
     excess: str
+    between_s: float
 
 
 def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -> dict[str, Any]:
@@ -48,11 +50,12 @@ def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -
 def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, Kernels] | None = None) -> dict[str, Any]:
     """The time a pass should take, as plain data, split into terms; {} for a System that states no cost.
 
-    `kernels` holds by phase what the linear layers were measured to take, where they were.
+    `kernels` holds by phase what the parts of a step were measured to take, where they were.
     Each phase by name: `{"seconds", "terms"}`; then `terms` of the whole pass, `pass_s` and the rates of `limit`.
     Terms, in seconds: each kind of bytes over bandwidth (`weights`, `kv_cache`, …), `flops` by which arithmetic
-    outlasts memory, `dispatch` of every operation, and the time by which measured layers outlast weights and
-    arithmetic, under the name that `Kernels` gives it. A phase that is `told_as` one term has just that.
+    outlasts memory, `dispatch` of every operation, the time by which measured layers outlast weights and arithmetic,
+    under the name that `Kernels` gives it, and `between`, by which what lies between them outlasts the KV cache and
+    dispatch. A phase that is `told_as` one term has just that.
     Raises ValueError for ceilings without a dispatch cost: a datasheet gives limits only.
     """
     if ceilings.dispatch_s is None:
@@ -98,10 +101,12 @@ def _step_terms(phase: Phase, ceilings: Ceilings, dispatch_s: float, kernels: Ke
     bandwidth = ceilings.bandwidth(phase.step_bytes)
     terms = {kind: num_bytes / bandwidth for kind, num_bytes in phase.bytes_by_kind.items()}
     terms["flops"] = max(0.0, _compute_s(phase, ceilings) - sum(terms.values()))
-    explained_s = terms.get("weights", 0.0) + terms["flops"]
-    if kernels is not None:
-        terms[kernels["excess"]] = max(0.0, kernels["step_s"] - explained_s)
     terms["dispatch"] = phase.kernel_launches * dispatch_s
+    if kernels is not None:
+        layers_s = terms.get("weights", 0.0) + terms["flops"]
+        between_s = terms.get("kv_cache", 0.0) + terms["dispatch"]
+        terms[kernels["excess"]] = max(0.0, kernels["step_s"] - layers_s)
+        terms["between"] = max(0.0, kernels["between_s"] - between_s)
     return terms
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from labkit.engine.sequence import Sequence
 from labkit.model.config import ModelConfig
-from labkit.model.native import decode
+from labkit.model.native import attention
 from labkit.model.native.build import has_kernels
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class KVCache:
         self.has_native_attention = (
             has_kernels(device=device, dtype=compute_dtype)
             and dtype in (compute_dtype, torch.int8)
-            and decode.can_attend(
+            and attention.can_attend(
                 head_dim=config.head_dim, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads
             )
         )
@@ -180,7 +180,7 @@ class CacheView:
 
     def attend(self, layer: int, qkv: Tensor, rotation: tuple[Tensor, Tensor], *, window: int | None) -> Tensor:
         """Rotate and store one new token of each sequence and attend, each at its own length."""
-        return decode.attend(qkv, rotation, self.cache.layers[layer], self.places, window=window)
+        return attention.attend(qkv, rotation, self.cache.layers[layer], self.places, window=window)
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
         """Store [B, K, T, …] and give all of [B, K, L, …]."""

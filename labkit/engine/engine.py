@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from labkit.engine.config import EngineConfig
 from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, DecoderCost
 from labkit.engine.decoding import OneToken
 from labkit.engine.prefix import PrefixCache
+from labkit.engine.probe import probe, typical
 from labkit.engine.sequence import Sequence
 from labkit.model.choice import CHOICES
 from labkit.model.dtypes import DTYPES
@@ -247,15 +247,11 @@ class Engine:
         return [dtype for dtype in emulated_dtypes(machine("cpu").isa) if DTYPES[dtype] in used]
 
     def _kernels_by_phase(self, emulated: list[str]) -> dict[str, Kernels]:
-        """Probed time of all layers in the last prefill and in a decode step, which has the fewest rows."""
-        layers = [module for module in self.model.modules() if isinstance(module, KernelLayer) and module.seconds]
-        if not layers:
-            return {}
-        rows = sorted({rows for layer in layers for rows in layer.seconds})
-        prefill_rows = self.executor.prefill_rows if self.executor.prefill_rows in rows else rows[-1]
+        """What the steps of each phase that were met so far take by their parts."""
         return {
-            "prefill": _kernels(layers, prefill_rows, emulated=emulated),
-            "decode": _kernels(layers, rows[0], emulated=emulated),
+            phase: probe(self.model, self.cache, typical(shapes), emulated=emulated)
+            for phase, shapes in self.executor.shapes.items()
+            if shapes
         }
 
     def close(self) -> None:
@@ -278,11 +274,3 @@ def linear_parameters(model: Transformer) -> tuple[int, float]:
     sizes = [layer.in_features * layer.out_features for layer in layers]
     read = [size * layer.density for size, layer in zip(sizes, layers, strict=True)]
     return sum(sizes), sum(read) / sum(sizes)
-
-
-def _kernels(layers: List[KernelLayer], rows: int, *, emulated: List[str]) -> Kernels:
-    """Time of the layers that met this many rows, and why it may exceed the limit."""
-    met = [layer for layer in layers if rows in layer.seconds]
-    has_unpacking = any(layer.kernels[rows].dequantizes for layer in met)
-    excess = "dequantization" if has_unpacking else "emulation" if emulated else "kernels"
-    return {"step_s": sum(layer.seconds[rows] for layer in met), "excess": excess}

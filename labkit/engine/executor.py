@@ -1,8 +1,10 @@
 """Executor: runs one batch of sequences through the model and gives the logits of their next tokens."""
 
+from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Sequence as List
 from itertools import groupby
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,12 +14,25 @@ from labkit.engine.sequence import Sequence
 from labkit.model.transformer import Transformer
 
 
+class StepShape(NamedTuple):
+    """A batch of sequences that compute `new` tokens each and see `length`, the new ones and padding included."""
+
+    new: int
+    batch: int
+    length: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of activations that the blocks' layers meet."""
+        return self.batch * self.new
+
+
 class Executor(Protocol):
     """Where and how a batch is computed."""
 
     @property
-    def prefill_rows(self) -> int:
-        """Rows of activations that the last pass over new sequences had, padding included; 0 before the first."""
+    def shapes(self) -> Mapping[str, Counter[StepShape]]:
+        """The steps computed so far by phase, `prefill` for new sequences and `decode`, and how often each was met."""
 
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """Logits [B, V] of each sequence's next token. All are new, or all are decoding."""
@@ -36,12 +51,12 @@ class LocalExecutor:
     def __init__(self, model: Transformer, cache: KVCache | None) -> None:
         self.model, self.cache = model, cache
         self.device = model.embed_tokens.weight.device
-        self.prefill_rows = 0
+        self.shapes: dict[str, Counter[StepShape]] = {"prefill": Counter(), "decode": Counter()}
 
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """See Executor. Prompts of unequal length are padded on the right, where causal attention never looks."""
         if self.cache is None:
-            return self._forward([sequence.tokens for sequence in sequences], None)
+            return self._forward(sequences, [sequence.tokens for sequence in sequences], None)
         if sequences[0].slot is not None:
             return self._append(self.cache, sequences)
         self.cache.admit(sequences)
@@ -60,14 +75,13 @@ class LocalExecutor:
         logits = []
         for _, rows in groupby(order, key=starts.__getitem__):
             group = [sequences[row] for row in rows]
-            self.prefill_rows = len(group) * max(sequence.num_tokens - sequence.num_cached for sequence in group)
             logits.append(self._append(cache, group))
         return torch.cat(logits)[torch.tensor(order, device=self.device).argsort()]
 
     def _append(self, cache: KVCache, sequences: List[Sequence]) -> Tensor:
         """Compute what the cache lacks of sequences; where that is more than a token each, all start at one index."""
         new = [sequence.uncached for sequence in sequences]
-        logits = self._forward(new, cache.view(sequences, max(map(len, new))))
+        logits = self._forward(sequences, new, cache.view(sequences, max(map(len, new))))
         for sequence in sequences:
             sequence.num_cached = sequence.num_tokens
         return logits
@@ -77,14 +91,18 @@ class LocalExecutor:
         assert self.cache is not None  # without one there is nothing that the drafted tokens could stand behind
         new = [sequence.uncached + draft for sequence, draft in zip(sequences, drafts, strict=True)]
         view = self.cache.view(sequences, max(map(len, new)))
-        logits = self._forward(new, view, is_last_only=False)
+        logits = self._forward(sequences, new, view, is_last_only=False)
         for sequence, draft in zip(sequences, drafts, strict=True):
             sequence.num_cached = sequence.num_tokens + len(draft)
         return logits
 
-    def _forward(self, tokens: list[list[int]], view: CacheView | None, *, is_last_only: bool = True) -> Tensor:
+    def _forward(
+        self, sequences: List[Sequence], tokens: list[list[int]], view: CacheView | None, *, is_last_only: bool = True
+    ) -> Tensor:
         lengths = [len(row) for row in tokens]
         longest = max(lengths)
+        phase = self.shapes["decode" if sequences[0].outputs else "prefill"]
+        phase[StepShape(longest, len(tokens), longest if view is None else view.length)] += 1
         padded = [row + [0] * (longest - len(row)) for row in tokens]
         last = torch.tensor(lengths, device=self.device) - 1 if is_last_only else None
         return self.model(torch.tensor(padded, device=self.device), store=view, last=last)  # type: ignore[no-any-return]

@@ -22,7 +22,9 @@ from labkit.model.native.build import source_digest
 
 _ROUNDS = 8  # of all kernels in turn, the first to warm up; fewer, two at least, where they take long:
 _ROUNDS_S = 0.2
+_CHAIN_S = 0.005  # of products in a row; a longer one is timed by itself
 _MOST_EVICTED_BYTES = 2**26  # more than most last-level caches
+_MANY_ROWS = 16  # above so many, a product takes time in proportion to its rows
 
 Multiply = Callable[[], object]
 
@@ -31,8 +33,8 @@ Multiply = Callable[[], object]
 class Shape:
     """What a choice depends on.
 
-    `rows` is rounded up to a power of two; so is `step_bytes`, the weights that a step reads before it comes to the
-    same layer again. `density` is the share of weights that are not zero, in tenths, and
+    `rows` is rounded up to a power of two, and `step_bytes`, the weights of all layers that a step reads, to whole MiB.
+    `density` is the share of weights that are not zero, in tenths, and
     `library` whose layout they are in.
     """
 
@@ -48,6 +50,11 @@ class Shape:
     library: str = "labkit"
 
     @property
+    def layer_bytes(self) -> int:
+        """Weights of one layer."""
+        return self.out_features * self.in_features * self.bits // 8
+
+    @property
     def text(self) -> str:
         """Names it in the file of choices."""
         return " ".join(map(str, astuple(self)))
@@ -55,58 +62,77 @@ class Shape:
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel that won a probe, and its time for one layer in seconds."""
+    """The kernel that won a probe, and its time in seconds for one layer and this many rows."""
 
     kernel: str
     seconds: float
+    rows: int
+
+    def seconds_of(self, rows: int) -> float:
+        """Its time for another number of rows that the same choice serves."""
+        return self.seconds * (rows / self.rows if min(rows, self.rows) > _MANY_ROWS else 1.0)
 
 
 CHOICES: dict[Shape, Choice] = {}
 """Kernels chosen in this process."""
 
 
-def choose(shape: Shape, candidates: Mapping[str, Sequence[Multiply]]) -> Choice:
+def choose(shape: Shape, candidates: Mapping[str, Sequence[Multiply]], rows: int) -> Choice:
     """The fastest of the candidates, timed unless this machine remembers.
 
     Args:
         shape: what is multiplied.
+        rows: of the activations that the calls multiply.
         candidates: kernel name → one call for each layer of that shape.
     """
     if shape not in CHOICES:
         path = _path()
         kept = _read(path).get(shape.text)
         if kept is None or kept.kernel not in candidates:
-            kept = _probe(shape, candidates)
+            kept = Choice(*_probe(shape, candidates), rows)
             _write(path, _read(path) | {shape.text: kept})
         CHOICES[shape] = kept
     return CHOICES[shape]
 
 
-def _probe(shape: Shape, candidates: Mapping[str, Sequence[Multiply]]) -> Choice:
-    """Median time of several rounds, in each of which every kernel multiplies by one of the layers in turn.
+def _probe(shape: Shape, candidates: Mapping[str, Sequence[Multiply]]) -> tuple[str, float]:
+    """The fastest kernel and its median time for one layer, over several rounds in each of which all take their turn.
 
-    Before each product as much memory is read as a step reads between two uses of a layer, so that its weights are as
-    cold in the caches as they will be. A kernel that uses one core looks good on warm weights, and is not.
+    A turn is what a step does: one layer of the shape after the other, and the rest of the step's weights read, so that
+    each layer's are as cold in the caches as they will be. It is taken twice, the first time for what it leaves in the
+    caches. A kernel that uses one core looks good on warm weights, and is not.
     """
-    others = torch.ones(min(shape.step_bytes, _MOST_EVICTED_BYTES) // 4, device=shape.device)
+    others = torch.ones(min(shape.step_bytes, _MOST_EVICTED_BYTES) // 8, dtype=torch.int64, device=shape.device)
     timed: dict[str, list[float]] = {name: [] for name in candidates}
     start_s = time.perf_counter()
+    lengths = {name: _chain_length(calls, device=shape.device) for name, calls in candidates.items()}
     for number in range(_ROUNDS):
         if number > 1 and time.perf_counter() - start_s > _ROUNDS_S:
             break
         for name, calls in candidates.items():
-            others.sum().item()  # waits for the device
-            seconds = _seconds(calls[number % len(calls)], device=shape.device)
+            length = lengths[name]
+            chain = [calls[(number * length + i) % len(calls)] for i in range(length)]
+            rest = others[: max(0, shape.step_bytes - length * shape.layer_bytes) // 8]
+            for _ in range(1 if length == 1 else 2):
+                rest.sum().item()  # waits for the device
+                seconds = _seconds(chain, device=shape.device) / length
             if number:
                 timed[name].append(seconds)
     medians = {name: statistics.median(seconds) for name, seconds in timed.items()}
     fastest = min(medians, key=medians.__getitem__)
-    return Choice(fastest, medians[fastest])
+    return fastest, medians[fastest]
 
 
-def _seconds(multiply: Multiply, *, device: str) -> float:
+def _chain_length(calls: Sequence[Multiply], *, device: str) -> int:
+    """How many layers to time in a row: all, or those that the time allows."""
+    _seconds(calls[:1], device=device)  # the first call of all does more than multiply
+    return min(len(calls), max(1, int(_CHAIN_S / _seconds(calls[-1:], device=device))))
+
+
+def _seconds(chain: Sequence[Multiply], *, device: str) -> float:
     start_ns = time.perf_counter_ns()
-    multiply()
+    for multiply in chain:
+        multiply()
     if device == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter_ns() - start_ns) * 1e-9
@@ -122,8 +148,8 @@ def _read(path: Path) -> dict[str, Choice]:
     """What is remembered; nothing where there is no file, or none that can be read: it can be probed again."""
     try:
         return {
-            text: Choice(str(kernel), float(seconds))
-            for text, (kernel, seconds) in json.loads(path.read_text()).items()
+            text: Choice(str(kernel), float(seconds), int(rows))
+            for text, (kernel, seconds, rows) in json.loads(path.read_text()).items()
         }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

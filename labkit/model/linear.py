@@ -17,6 +17,8 @@ from labkit.model import sparse
 from labkit.model.choice import Shape, choose
 from labkit.model.kernels import KERNELS, Kernel
 
+_MIB = 2**20
+
 
 class KernelLayer(nn.Module):
     """What float and quantized layers share: kernels chosen by the number of rows."""
@@ -34,10 +36,10 @@ class KernelLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.kernels: dict[int, Kernel] = {}  # by the number of rows met so far
-        self.seconds: dict[int, float] = {}  # what the probe of each took
+        self.seconds: dict[int, float] = {}  # what each should take, by its probe
         self.packed: dict[str, tuple[Tensor, ...]] = {}
         self.alike: WeakSet[KernelLayer] = WeakSet((self,))  # the layers of the model that a choice serves
-        self.step_bytes = 1  # weights of the whole model, rounded up to a power of two
+        self.step_bytes = _MIB  # weights of the whole model, rounded up
 
     def pack(self) -> None:
         """Lay the weights out for every usable kernel; call once, before the first use."""
@@ -75,8 +77,9 @@ class KernelLayer(nn.Module):
         choice = choose(
             shape,
             {name: [partial(kernel.multiply, layer, x) for layer in self.alike] for name, kernel in candidates.items()},
+            num_rows,
         )
-        self.kernels[num_rows], self.seconds[num_rows] = candidates[choice.kernel], choice.seconds
+        self.kernels[num_rows], self.seconds[num_rows] = candidates[choice.kernel], choice.seconds_of(num_rows)
         return candidates[choice.kernel]
 
 
@@ -224,7 +227,7 @@ def finish(model: nn.Module) -> None:
         key = layer.bits, layer.activation_bits, layer.out_features, layer.in_features, *layer.packed
         layer.alike = alike.setdefault(key, WeakSet())
         layer.alike.add(layer)
-    step_bytes = _power_of_two(sum(layer.num_bytes for layer in layers))
+    step_bytes = -(-sum(layer.num_bytes for layer in layers) // _MIB) * _MIB
     for layer in layers:
         layer.step_bytes = step_bytes
 

@@ -14,10 +14,9 @@ from torch.nn import functional as F
 
 from labkit.model.config import ModelConfig
 from labkit.model.linear import Linear, QuantizedLinear, joined
-from labkit.model.native import decode
+from labkit.model.native import rows
 from labkit.model.native.build import has_kernels
 
-_FEW_VALUES = 2**16  # up to here one core is done before torch has dispatched its operations
 _FEW_TOKENS = 32  # up to here a mask with a row for each query head is small, and copies of keys and values are not
 
 
@@ -81,8 +80,8 @@ class Transformer(nn.Module):
             [B, T, V], or [B, V] with `last`, in the dtype of the activations.
         """
         x = self.embed_tokens(tokens)  # [B, T, C]
-        rotation = self._rotation(store.positions if store is not None else None, tokens.shape[1], x)
-        mask = self._mask(store, x)
+        rotation = self.rotation(store.positions if store is not None else None, tokens.shape[1], x)
+        mask = self.mask(store, x)
         for block in self.layers:
             x = block(x, rotation, mask, store)
         if last is not None:
@@ -92,7 +91,7 @@ class Transformer(nn.Module):
             return self.lm_head(x)  # type: ignore[no-any-return]
         return F.linear(x, self.embed_tokens.weight)
 
-    def _rotation(self, positions: Tensor | None, num_tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def rotation(self, positions: Tensor | None, num_tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and signed sin of the new tokens' positions, each [B or 1, T, 1, D]."""
         key = (like.dtype, like.device)
         if key not in self._rotations:
@@ -103,7 +102,7 @@ class Transformer(nn.Module):
             return cos[None, :num_tokens, None], sin[None, :num_tokens, None]
         return cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
 
-    def _mask(self, store: KVStore | None, x: Tensor) -> Tensor | None:
+    def mask(self, store: KVStore | None, x: Tensor) -> Tensor | None:
         """Additive mask, or None where plain causal attention shows just what may be seen.
 
         [B or 1, 1, T, L]; where `attend` folds several tokens, with a row for each of their heads: [B or 1, 1, T·G, L].
@@ -161,27 +160,36 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps, dtype)
             self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps, dtype)
         self.qkv_proj: Linear | QuantizedLinear | None = None  # the three in one matrix, once `fuse` made it
+        self.is_native = False  # set by `fuse`: the native kernel has no gradient
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, store: KVStore | None) -> Tensor:
         """[B, T, C] → [B, T, C]."""
-        batch, num_tokens, _ = x.shape
-        heads, kv_heads, width = self.num_heads, self.num_kv_heads, self.head_dim
         if self.qkv_proj is not None:
             qkv = self.qkv_proj(x)
         else:
             qkv = torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), dim=-1)
+        return self.o_proj(self.mix(qkv, rotation, mask, store))  # type: ignore[no-any-return]
+
+    def mix(self, qkv: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, store: KVStore | None) -> Tensor:
+        """What lies between the projections: [B, T, (H + 2 K)·D], which may be overwritten, → [B, T, H·D]."""
+        batch, num_tokens, _ = qkv.shape
+        heads, kv_heads, width = self.num_heads, self.num_kv_heads, self.head_dim
         qkv = qkv.view(batch, num_tokens, heads + 2 * kv_heads, width)
         if hasattr(self, "q_norm"):
             q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=2)
             qkv = torch.cat((self.q_norm(q), self.k_norm(k), v), dim=2)
         if store is not None and store.can_attend:
-            return self.o_proj(store.attend(self.index, qkv, rotation, window=self.window))  # type: ignore[no-any-return]
-        rotated = rotate(qkv[:, :, : heads + kv_heads], *rotation)  # queries and keys turn in one go
-        q, k = torch.split(rotated, [heads, kv_heads], dim=2)
+            return store.attend(self.index, qkv, rotation, window=self.window)
+        queries_and_keys = qkv[:, :, : heads + kv_heads]
+        if self.is_native:
+            rows.rotate(queries_and_keys, *rotation)
+        else:
+            queries_and_keys = rotate(queries_and_keys, *rotation)
+        q, k = torch.split(queries_and_keys, [heads, kv_heads], dim=2)
         k, v = k.transpose(1, 2), qkv[:, :, heads + kv_heads :].transpose(1, 2)  # [B, K, T, D]
         if store is not None:
             k, v = store.append(self.index, k, v)
-        return self.o_proj(attend(q, k, v, mask))  # type: ignore[no-any-return]
+        return attend(q, k, v, mask)
 
 
 class FeedForward(nn.Module):
@@ -199,13 +207,15 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, C] → [B, T, C]."""
         if self.gate_up_proj is not None:
-            gate_up = self.gate_up_proj(x)
-            if self.is_native and gate_up.numel() <= _FEW_VALUES:
-                return self.down_proj(decode.swiglu(gate_up))  # type: ignore[no-any-return]
-            gate, up = gate_up.chunk(2, dim=-1)
-        else:
-            gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(F.silu(gate) * up)  # type: ignore[no-any-return]
+            return self.down_proj(self.gate(self.gate_up_proj(x)))  # type: ignore[no-any-return]
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+    def gate(self, gate_up: Tensor) -> Tensor:
+        """What lies between the projections: [B, T, 2 · inner] → [B, T, inner]."""
+        if self.is_native:
+            return rows.swiglu(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
 
 
 class RMSNorm(nn.Module):
@@ -219,8 +229,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width]."""
-        if self.is_native and x.numel() <= _FEW_VALUES:
-            return decode.rms_norm(x, self.weight, self.eps)
+        if self.is_native:
+            return rows.rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -240,8 +250,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q = q.view(batch, num_tokens, kv_heads, -1, width).transpose(1, 2).flatten(2, 3)  # [B, K, T·G, D]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.view(batch, kv_heads, num_tokens, -1).transpose(1, 2).flatten(2)
-    k, v = k.repeat_interleave(heads // kv_heads, 1), v.repeat_interleave(heads // kv_heads, 1)
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None)
+    can_share = not q.is_cuda or mask is None  # behind a mask, CUDA's fast kernels want keys for each query head
+    if not can_share:
+        k, v = k.repeat_interleave(heads // kv_heads, 1), v.repeat_interleave(heads // kv_heads, 1)
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=can_share
+    )
     return out.transpose(1, 2).reshape(batch, num_tokens, heads * width)
 
 
@@ -281,6 +295,7 @@ def fuse(model: Transformer) -> Transformer:
     is_native = has_kernels(device=model.norm.weight.device.type, dtype=model.dtype)
     for module in list(model.modules()):  # a list: layers come and go on the way
         if isinstance(module, Attention):
+            module.is_native = is_native
             module.qkv_proj = joined((module.q_proj, module.k_proj, module.v_proj))
             if module.qkv_proj is not None:
                 del module.q_proj, module.k_proj, module.v_proj

@@ -26,7 +26,8 @@ from labkit.runner.subject import Header, Subject
 from labkit.runner.target import Order
 
 _STAGE_TIMEOUT_S = 3600.0  # to load or warm up the largest model on the slowest machine
-_PROGRESS_INTERVAL_S = 0.2
+_PROGRESS_INTERVAL_S = 0.5
+_DRAWING_S = 0.1  # of a screen that shows progress, before something is measured
 _CHECKPOINT_INTERVAL_S = 2.0
 _MAX_RERUNS = 1.0  # of the blocks: on a machine that disturbs more than every second one, nothing can be said
 
@@ -60,7 +61,8 @@ class Session:
         """Measure every entry of the plan and return its Runs, in the order of `plan.entries`, all in one group.
 
         A worker that dies leaves an interrupted or failed Run; the others go on. After `cancel` is set, everything is
-        ended and the Runs are interrupted. Progress is reported from this thread, at most 5 times a second.
+        ended and the Runs are interrupted. Progress is reported from this thread, at most twice a second, and then
+        nothing is measured until a screen has had the time to draw it.
 
         Raises:
             UsageError: an entry cannot be measured as asked. LabkitError: the reference could not be computed.
@@ -205,7 +207,8 @@ class _Measurement:
         num_spare = max(1, int(_MAX_RERUNS * num_blocks))
         num_done = 0
         while num_done < num_blocks and lap.live:
-            self._report(0.4 + 0.6 * num_done / num_blocks, f"block {num_done + 1} of {num_blocks}")
+            if self._report(0.4 + 0.6 * num_done / num_blocks, f"block {num_done + 1} of {num_blocks}"):
+                time.sleep(_DRAWING_S)
             block = lap.block()
             if block.is_disturbed and num_spare:
                 num_spare -= 1
@@ -241,7 +244,7 @@ class _Measurement:
 
 
 class _Report:
-    """Tells the caller how far a measurement is, at most five times a second."""
+    """Tells the caller how far a measurement is, at most twice a second."""
 
     def __init__(self, on_progress: OnProgress | None) -> None:
         self._on_progress = on_progress
@@ -252,8 +255,11 @@ class _Report:
         """From now on fractions are those of this round."""
         self._low, self._span = number / num_rounds, 1 / num_rounds
 
-    def __call__(self, fraction: float, text: str) -> None:
+    def __call__(self, fraction: float, text: str) -> bool:
+        """Whether the caller was told."""
         now_s = time.monotonic()
-        if self._on_progress is not None and now_s - self._last_s >= _PROGRESS_INTERVAL_S:
-            self._last_s = now_s
-            self._on_progress(Progress(self._low + self._span * fraction, text))
+        if self._on_progress is None or now_s - self._last_s < _PROGRESS_INTERVAL_S:
+            return False
+        self._last_s = now_s
+        self._on_progress(Progress(self._low + self._span * fraction, text))
+        return True

@@ -75,9 +75,10 @@ def progress(title: str) -> Iterator[Callable[[float, str], None]]:
     about = (TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     console = _console(is_stdout=False)
     is_silent = not console.is_terminal  # a log wants errors and notes, no bar
-    with Progress(*columns, *about, console=console, transient=True, disable=is_silent) as bar:
+    # drawn when it is told something, between samples: a thread that redraws would slow down what is measured
+    with Progress(*columns, *about, console=console, transient=True, disable=is_silent, auto_refresh=False) as bar:
         task = bar.add_task("", total=1.0, title=title)
-        yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
+        yield lambda fraction, text: bar.update(task, completed=fraction, description=text, refresh=True)
 
 
 def _grid(title: str) -> "Table":

@@ -73,19 +73,27 @@ def test_prediction_adds_dispatch_to_the_limit():
 
 
 def test_measured_kernels_count_for_what_they_take_beyond_the_limit():
-    slow = predict(COST, HERE, {"decode": {"step_s": 0.3, "excess": "kernels"}})
+    slow = predict(COST, HERE, {"decode": {"step_s": 0.3, "excess": "kernels", "between_s": 0.0}})
     assert slow["decode"]["terms"]["kernels"] == pytest.approx(10 * (0.3 - 0.1))
     assert slow["decode"]["seconds"] == pytest.approx(10 * (0.3 + 0.05 + 0.001))
     assert "kernels" not in slow["prefill"]["terms"]
-    fast = predict(COST, HERE, {"decode": {"step_s": 0.01, "excess": "kernels"}})
+    fast = predict(COST, HERE, {"decode": {"step_s": 0.01, "excess": "kernels", "between_s": 0.0}})
     assert fast["decode"]["terms"]["kernels"] == 0
+
+
+def test_what_lies_between_the_layers_counts_for_what_outlasts_the_cache_and_dispatch():
+    slow = predict(COST, HERE, {"decode": {"step_s": 0.1, "excess": "kernels", "between_s": 0.2}})
+    assert slow["decode"]["terms"]["between"] == pytest.approx(10 * (0.2 - 0.05 - 0.001))
+    fast = predict(COST, HERE, {"decode": {"step_s": 0.1, "excess": "kernels", "between_s": 0.01}})
+    assert fast["decode"]["terms"]["between"] == 0
 
 
 def test_the_term_that_grew_names_why_a_recipe_lost():
     """int8 weights are half as many bytes, but a kernel that dequantizes first takes longer than both."""
     int8 = Cost({"decode": Phase(10, 10, {"weights": 0.5e9}, {"bf16": 2e9}, 1000)})
     bf16 = Cost({"decode": Phase(10, 10, {"weights": 1e9}, {"bf16": 2e9}, 1000)})
-    before, after = predict(bf16, HERE), predict(int8, HERE, {"decode": {"step_s": 0.4, "excess": "dequantization"}})
+    kernels = {"decode": {"step_s": 0.4, "excess": "dequantization", "between_s": 0.0}}
+    before, after = predict(bf16, HERE), predict(int8, HERE, kernels)
     grown = {term: seconds - before["terms"].get(term, 0.0) for term, seconds in after["terms"].items()}
     assert after["pass_s"] > before["pass_s"]
     assert max(grown, key=grown.get) == "dequantization"

@@ -12,6 +12,7 @@ from labkit.core.trace import Trace
 from labkit.core.workload import Request, Workload
 from labkit.engine.cache import KVCache
 from labkit.engine.engine import Engine
+from labkit.engine.executor import StepShape
 from labkit.engine.prefix import PrefixCache
 from labkit.engine.sequence import Sequence
 from labkit.model.config import ModelConfig
@@ -100,7 +101,7 @@ def test_a_batch_of_which_some_begin_alike_stays_within_the_positions_of_the_mod
     serve(engine, long, new_tokens=6)
     trace = serve(engine, other, long, ids(3, salt=3), new_tokens=6)  # 256 positions, 248 of them known of the second
     assert trace.counters["prefix_hit_tokens"] == 248
-    assert engine.executor.prefill_rows == 2  # the last pass was that of the second alone
+    assert StepShape(new=2, batch=1, length=250) in engine.executor.shapes["prefill"]  # the second had its own pass
     assert outputs(trace) == outputs(serve(make_engine(""), other, long, ids(3, salt=3), new_tokens=6))
 
 

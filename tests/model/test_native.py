@@ -10,7 +10,8 @@ import torch
 from labkit.compression.rounding import round_groups, round_rows
 from labkit.engine.cache import round_vectors
 from labkit.model.kernels import KERNELS, round_activations
-from labkit.model.native import build, decode, products
+from labkit.model.native import attention, build, products, rows
+from labkit.model.transformer import rotate
 from tests.model.test_linear import quantized
 
 NAMES = {"native_int8", "native_int4"}
@@ -174,26 +175,39 @@ def test_floats_of_any_size(columns: int, dtype: torch.dtype, num_rows: int) -> 
 
 @pytest.mark.usefixtures("compiled")
 @DTYPES
-@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 3, 64), (7, 100)])
+@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 3, 64), (7, 100), (3, 401, 100)])
 def test_rms_norm_is_that_of_torch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x, weight = torch.randn(shape).to(dtype), torch.randn(shape[-1]).to(dtype)
     expected = torch.nn.functional.rms_norm(x.float(), weight.shape, weight.float(), 1e-5)
-    torch.testing.assert_close(decode.rms_norm(x, weight, 1e-5), expected.to(dtype))
+    torch.testing.assert_close(rows.rms_norm(x, weight, 1e-5), expected.to(dtype))
     strided = x.repeat_interleave(2, -1)[..., ::2]
-    assert torch.equal(decode.rms_norm(strided, weight, 1e-5), decode.rms_norm(x, weight, 1e-5))
+    assert torch.equal(rows.rms_norm(strided, weight, 1e-5), rows.rms_norm(x, weight, 1e-5))
 
 
 @pytest.mark.usefixtures("compiled")
 @DTYPES
-@pytest.mark.parametrize("width", [5, 16, 100])
-def test_swiglu_is_that_of_torch(width: int, dtype: torch.dtype) -> None:
-    gate_up = (30 * torch.randn(3, 2, 2 * width)).to(dtype)
+@pytest.mark.parametrize(("num_tokens", "width"), [(2, 5), (2, 16), (401, 100)])
+def test_swiglu_is_that_of_torch(num_tokens: int, width: int, dtype: torch.dtype) -> None:
+    gate_up = (30 * torch.randn(3, num_tokens, 2 * width)).to(dtype)
     gate_up[0, 0, 0], gate_up[0, 0, 1] = -1e4, 1e4  # beyond where an exponential of fp32 ends
     gate, up = gate_up.float().chunk(2, dim=-1)
     expected = torch.nn.functional.silu(gate) * up
-    actual = decode.swiglu(gate_up)
+    actual = rows.swiglu(gate_up)
     assert actual.dtype == dtype
     torch.testing.assert_close(actual, expected.to(dtype), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
+
+
+@pytest.mark.usefixtures("compiled")
+@DTYPES
+@pytest.mark.parametrize("batch_of_angles", [1, 3])
+@pytest.mark.parametrize(("num_tokens", "width"), [(1, 64), (7, 10), (301, 32)])
+def test_rotation_is_that_of_torch(num_tokens: int, width: int, batch_of_angles: int, dtype: torch.dtype) -> None:
+    x = torch.randn(3, num_tokens, 6, width).to(dtype)
+    cos, sin = (torch.randn(batch_of_angles, num_tokens, 1, width).to(dtype) for _ in range(2))
+    expected = torch.cat((rotate(x[:, :, :4].float(), cos.float(), sin.float()), x[:, :, 4:].float()), dim=2)
+    rows.rotate(x[:, :, :4], cos, sin)
+    assert x.dtype == dtype
+    torch.testing.assert_close(x, expected.to(dtype))
 
 
 @pytest.mark.usefixtures("compiled")
@@ -209,7 +223,7 @@ def test_attention_of_one_token_is_that_of_torch(
     qkv = torch.randn(4, 1, heads + 2 * kv_heads, width).to(dtype)
     cos, sin = (torch.randn(4, 1, 1, width).to(dtype) for _ in range(2))
     before = [tensor.clone() for tensor in stored]
-    actual = decode.attend(qkv, (cos, sin), stored, torch.tensor((slots, lengths)), window=window)
+    actual = attention.attend(qkv, (cos, sin), stored, torch.tensor((slots, lengths)), window=window)
     x = qkv.double()
     turned = x * cos.double() + x.roll(width // 2, -1) * sin.double()
     for b, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
@@ -238,7 +252,7 @@ def test_attention_over_rounded_keys_and_values_is_that_over_what_they_stand_for
     rotation = torch.ones(2, 1, 1, width).to(dtype), torch.zeros(2, 1, 1, width).to(dtype)
     stored = (key_codes, value_codes, key_scales, value_scales)
     places = torch.tensor(((0, 1), (70, 3)))
-    actual = decode.attend(qkv, rotation, stored, places, window=None)
+    actual = attention.attend(qkv, rotation, stored, places, window=None)
     for b, length in enumerate((70, 3)):
         new_keys, new_values = qkv[b, 0, heads : heads + kv_heads], qkv[b, 0, heads + kv_heads :]
         for codes, scales, new in ((key_codes, key_scales, new_keys), (value_codes, value_scales, new_values)):
@@ -294,7 +308,7 @@ def test_many_stored_tokens_are_shared_between_threads() -> None:
     for threads in (1, 2):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        results.append(decode.attend(qkv, rotation, stored, torch.tensor(((0,), (2999,))), window=None))
+        results.append(attention.attend(qkv, rotation, stored, torch.tensor(((0,), (2999,))), window=None))
         torch.set_num_threads(before)
     assert torch.equal(*results)
 

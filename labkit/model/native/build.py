@@ -19,7 +19,7 @@ import torch
 from labkit.core.errors import LabkitError
 from labkit.core.paths import cache_folder
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "integers.c", "decode.c"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "integers.c", "rows.c", "attention.c"))
 _HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "product.h"))
 # no -fopenmp: the sources take the threads of the OpenMP runtime that torch loaded, whichever that is
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
@@ -33,8 +33,9 @@ _SIGNATURES = {
     "labkit_int4": [_POINTER] * 5 + [_LONG] * 4 + [_INT] * 2,
     "labkit_int8_int8": [_POINTER] * 4 + [_LONG] * 3 + [_INT] * 2,
     "labkit_int4_int8": [_POINTER] * 5 + [_LONG] * 4 + [_INT] * 2,
-    "labkit_rms_norm": [_POINTER] * 3 + [_LONG] * 2 + [_FLOAT, _INT],
-    "labkit_swiglu": [_POINTER] * 2 + [_LONG] * 2 + [_INT],
+    "labkit_rms_norm": [_POINTER] * 3 + [_LONG] * 2 + [_FLOAT] + [_INT] * 2,
+    "labkit_swiglu": [_POINTER] * 2 + [_LONG] * 2 + [_INT] * 2,
+    "labkit_rotate": [_POINTER] * 3 + [_LONG] * 6 + [_INT] * 2,
     "labkit_attend": [_POINTER] * 10 + [_LONG] * 7 + [_INT] * 2,
 }
 _CAN_FAIL = tuple(name for name in _SIGNATURES if name.startswith(("labkit_float", "labkit_int")))  # for want of memory

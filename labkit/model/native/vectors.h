@@ -1,9 +1,10 @@
-/* Sixteen floats at a time, bf16 as numbers, and the threads that torch already has.
+/* Sixteen floats at a time, bf16 as numbers, e^x, and the threads that torch already has.
  *
  * Vector extensions of GCC and Clang, lowered to whatever the machine has. Threads come from the OpenMP runtime that
  * torch loaded (GOMP_parallel is left undefined here and found there): a second runtime would spin a second pool of
  * threads against the first.
  */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,4 +61,32 @@ INLINE float sum(v16 v) {
         for (int i = 0; i < step; i++) v[i] += v[i + step];
     return v[0];
 #endif
+}
+
+INLINE void put(void *to, long k, int is_bf16, float value) {
+    if (is_bf16) ((uint16_t *)to)[k] = to_bf16(value);
+    else ((float *)to)[k] = value;
+}
+
+INLINE float get(const void *from, long k, int is_bf16) {
+    return is_bf16 ? from_bf16(((const uint16_t *)from)[k]) : ((const float *)from)[k];
+}
+
+INLINE v16 chosen(i32x16 is_first, v16 first, v16 second) {
+    return (v16)(((i32x16)first & is_first) | ((i32x16)second & ~is_first));
+}
+
+/* e^x within 2 ulp, x held within -87 … 88: 2^n times a polynomial on the rest (Cephes expf, Moshier 1989). */
+INLINE v16 exps(v16 x) {
+    x = chosen(x < -87.0f, (v16){0} - 87.0f, x);
+    x = chosen(x > 88.0f, (v16){0} + 88.0f, x);
+    v16 n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* adding 1.5 · 2^23 rounds to whole numbers */
+    x = x - n * 0.693359375f + n * 2.12194440e-4f;
+    v16 p = x * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * x + 8.3334519073e-3f;
+    p = p * x + 4.1665795894e-2f;
+    p = p * x + 1.6666665459e-1f;
+    p = p * x + 5.0000001201e-1f;
+    p = p * x * x + x + 1.0f;
+    return (v16)((i32x16)p + (__builtin_convertvector(n, i32x16) << 23));
 }

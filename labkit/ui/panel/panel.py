@@ -1,7 +1,7 @@
 """Panel: switch techniques on, press Run, and see what they did. The face of a Lab in a notebook.
 
 The thread that answers clicks only reads widgets, starts and cancels: measuring is done by worker processes, which a
-thread of its own waits for, and which report between passes, at most five times a second.
+thread of its own waits for, and which report between passes, at most twice a second.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,81 +1,11 @@
-/* What a decoding step does between its matrix products, which torch composes of many small operations: RMSNorm, the
- * gate of the feed-forward block, and attention of one new token a sequence over what is stored of it.
+/* Attention of one new token of each sequence over what is stored of it.
  *
  * Activations are bf16 or fp32, sums are fp32. Keys and values are stored in the dtype of the activations, or as int8 with
  * a scale for each token and head.
  */
-#include <math.h>
 #include "vectors.h"
 
 enum { KEYS = 64, MIN_VALUES_PER_THREAD = 1 << 16 }; /* KEYS: stored tokens whose scores are held at a time */
-
-INLINE void put(void *to, long k, int is_bf16, float value) {
-    if (is_bf16) ((uint16_t *)to)[k] = to_bf16(value);
-    else ((float *)to)[k] = value;
-}
-
-INLINE float get(const void *from, long k, int is_bf16) {
-    return is_bf16 ? from_bf16(((const uint16_t *)from)[k]) : ((const float *)from)[k];
-}
-
-INLINE v16 chosen(i32x16 is_first, v16 first, v16 second) {
-    return (v16)(((i32x16)first & is_first) | ((i32x16)second & ~is_first));
-}
-
-/* e^x within 2 ulp, x held within -87 … 88: 2^n times a polynomial on the rest (Cephes expf, Moshier 1989). */
-INLINE v16 exps(v16 x) {
-    x = chosen(x < -87.0f, (v16){0} - 87.0f, x);
-    x = chosen(x > 88.0f, (v16){0} + 88.0f, x);
-    v16 n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* adding 1.5 · 2^23 rounds to whole numbers */
-    x = x - n * 0.693359375f + n * 2.12194440e-4f;
-    v16 p = x * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * x + 8.3334519073e-3f;
-    p = p * x + 4.1665795894e-2f;
-    p = p * x + 1.6666665459e-1f;
-    p = p * x + 5.0000001201e-1f;
-    p = p * x * x + x + 1.0f;
-    return (v16)((i32x16)p + (__builtin_convertvector(n, i32x16) << 23));
-}
-
-/* y = x · weight / root mean square of x, for each row of [rows, width]. */
-INLINE void norm(void *y, const void *x, const void *weight, long rows, long width, float eps, const int is_bf16) {
-    for (long at = 0; at < rows * width; at += width) {
-        v16 squares = {0};
-        long k = 0;
-        for (; k + LANES <= width; k += LANES) squares += floats(x, at + k, is_bf16) * floats(x, at + k, is_bf16);
-        float total = sum(squares);
-        for (; k < width; k++) total += get(x, at + k, is_bf16) * get(x, at + k, is_bf16);
-        float scale = 1 / sqrtf(total / width + eps);
-        for (k = 0; k < width; k++) put(y, at + k, is_bf16, get(x, at + k, is_bf16) * scale * get(weight, k, is_bf16));
-    }
-}
-
-void labkit_rms_norm(void *y, const void *x, const void *weight, long rows, long width, float eps, int is_bf16) {
-    if (is_bf16) norm(y, x, weight, rows, width, eps, 1);
-    else norm(y, x, weight, rows, width, eps, 0);
-}
-
-/* y [rows, width] = silu(gate) · up, for each row of [gate, up]. */
-INLINE void gated(void *y, const void *x, long rows, long width, const int is_bf16) {
-    for (long m = 0; m < rows; m++) {
-        long gate = 2 * m * width, up = gate + width, k = 0;
-        for (; k + LANES <= width; k += LANES) {
-            v16 value = floats(x, gate + k, is_bf16);
-            value = value / (exps(-value) + 1.0f) * floats(x, up + k, is_bf16);
-            if (is_bf16) to_bf16s((uint16_t *)y + m * width + k, value);
-            else *(v16_at *)((float *)y + m * width + k) = value;
-        }
-        for (; k < width; k++) {
-            float value = get(x, gate + k, is_bf16);
-            put(y, m * width + k, is_bf16, value / (expf(-value) + 1) * get(x, up + k, is_bf16));
-        }
-    }
-}
-
-void labkit_swiglu(void *y, const void *x, long rows, long width, int is_bf16) {
-    if (is_bf16) gated(y, x, rows, width, 1);
-    else gated(y, x, rows, width, 0);
-}
 
 typedef int8_t i8x16_at __attribute__((vector_size(16), UNALIGNED));
 enum { FP32, BF16, INT8 }; /* how keys and values are stored */

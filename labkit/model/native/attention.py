@@ -1,6 +1,6 @@
-"""What a decoding step does between its matrix products: norm, gate, attention over the stored tokens; see decode.c.
+"""Attention of one new token of each sequence over what is stored of it; see attention.c.
 
-Activations are fp32 or bf16 on the CPU; nothing here has a gradient.
+Activations are fp32 or bf16 on the CPU; there is no gradient.
 """
 
 import torch
@@ -10,34 +10,6 @@ from labkit.model.native.build import library
 
 _LANES = 16  # a head's width is a multiple of this
 _MAX_GROUP_VALUES = 2**14  # of the query heads of one KV head: what the kernel keeps on its stack
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x [..., width] · weight / root mean square over the last dimension, on one core."""
-    x = x.contiguous()
-    y = torch.empty_like(x)
-    width = weight.numel()
-    library().labkit_rms_norm(
-        y.data_ptr(),
-        x.data_ptr(),
-        weight.data_ptr(),
-        x.numel() // width,
-        width,
-        eps,
-        x.dtype is torch.bfloat16,
-    )
-    return y
-
-
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) · up of [..., 2 · width], gate first; returns [..., width], on one core."""
-    gate_up = gate_up.contiguous()
-    width = gate_up.shape[-1] // 2
-    y = torch.empty((*gate_up.shape[:-1], width), dtype=gate_up.dtype)
-    library().labkit_swiglu(
-        y.data_ptr(), gate_up.data_ptr(), y.numel() // width, width, gate_up.dtype is torch.bfloat16
-    )
-    return y
 
 
 def can_attend(*, head_dim: int, num_heads: int, num_kv_heads: int) -> bool:

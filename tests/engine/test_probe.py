@@ -1,0 +1,60 @@
+"""The probe of a step: every phase that was met, at its own shape."""
+
+from collections import Counter
+
+import pytest
+
+from labkit.core.workload import WorkloadSpec
+from labkit.engine.engine import Engine
+from labkit.engine.executor import StepShape
+from labkit.engine.probe import typical
+from tests.engine.conftest import MakeEngine
+
+
+def served(engine: Engine, *, batch: int = 1) -> Engine:
+    spec = WorkloadSpec("probe", "offline", prompt_tokens=24, new_tokens=4, num_requests=batch)
+    engine.serve(engine.prepare(spec.draw(0)))
+    return engine
+
+
+def test_the_typical_shape_is_the_one_met_most_in_the_middle() -> None:
+    shapes = Counter({StepShape(1, 1, 9): 1, StepShape(5, 1, 9): 4, StepShape(7, 1, 9): 2})
+    assert typical(shapes) == StepShape(5, 1, 9)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "kv_cache",
+        "kv_cache(dtype='int8')",
+        "kv_cache + precision + quantize(activations='int8')",
+        "kv_cache + speculative",
+    ],
+)
+def test_both_phases_are_timed(make_engine: MakeEngine, recipe: str) -> None:
+    engine = served(make_engine(recipe))
+    before = engine.cache.num_bytes if engine.cache else 0
+    found = engine.facts()["kernels_by_phase"]
+    assert set(found) == {"prefill", "decode"}
+    for phase in found.values():
+        assert phase["step_s"] > 0
+        assert phase["between_s"] > 0
+    assert engine.cache is not None
+    assert engine.cache.num_bytes == before  # timed on a cache of its own
+
+
+def test_a_batch_is_timed_as_one(make_engine: MakeEngine) -> None:
+    engine = served(make_engine("kv_cache + static_batching(size=3)"), batch=3)
+    assert typical(engine.executor.shapes["prefill"]) == StepShape(24, 3, 24)
+    assert typical(engine.executor.shapes["decode"]) == StepShape(1, 3, 26)
+    assert engine.facts()["kernels_by_phase"]["prefill"]["between_s"] > 0
+
+
+def test_nothing_is_known_of_an_engine_that_has_served_nothing(make_engine: MakeEngine) -> None:
+    assert make_engine("kv_cache").facts()["kernels_by_phase"] == {}
+
+
+def test_without_a_cache_decoding_computes_the_context_again(make_engine: MakeEngine) -> None:
+    engine = served(make_engine(""))
+    assert typical(engine.executor.shapes["decode"]) == StepShape(26, 1, 26)
+    assert engine.facts()["kernels_by_phase"]["decode"]["between_s"] > 0
