@@ -7,6 +7,7 @@ longest. Capacity grows in whole blocks of `block_size` tokens, and blocks are t
 """
 
 from collections.abc import Sequence as List
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -161,12 +162,20 @@ class CacheView:
         self.rows: slice | Tensor = slice(first, first + len(slots))
         if not self.is_contiguous:
             self.rows = torch.tensor(slots, device=cache.device)
-        new = torch.arange(num_new, device=cache.device)
-        if self.is_ragged:
-            self.positions = torch.tensor(starts, device=cache.device)[:, None] + new
-            self.slots = torch.tensor(slots, device=cache.device)[:, None]
-        else:
-            self.positions = (self.start + new)[None]
+        self._slots, self._starts, self._num_new = slots, starts, num_new
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Position of each new token, [B, T]; [1, T] where all sequences are alike."""
+        new = torch.arange(self._num_new, device=self.cache.device)
+        if not self.is_ragged:
+            return (self.start + new)[None]
+        return torch.tensor(self._starts, device=self.cache.device)[:, None] + new
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """Slot of each sequence, [B, 1]."""
+        return torch.tensor(self._slots, device=self.cache.device)[:, None]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, K, T, D] of the new tokens; returns keys and values of all L tokens, [B, K, L, D]."""

@@ -17,13 +17,16 @@ LAUNCHES_PER_LAYER = 30
 NATIVE_LAUNCHES_PER_LAYER = 24
 """The same where native kernels do what lies between the matrix products."""
 
-VERIFY_LAUNCHES_PER_LAYER = 38
+REPLAYED_LAUNCHES_PER_LAYER = 0
+"""The same where the whole step is replayed by one call."""
+
+VERIFY_LAUNCHES_PER_LAYER = 41
 """The same where a step checks drafted tokens: attention of several tokens is torch's, native kernels or not."""
 
 COPY_LAUNCHES_PER_LAYER = 2
 """What copying stored keys and values into a slot adds."""
 
-LAUNCHES_OUTSIDE = 12
+LAUNCHES_OUTSIDE = 14
 """Operations of a step outside the blocks: input tensors, embedding, rotation, norm, head, sampling."""
 
 

@@ -17,7 +17,7 @@ from labkit.core.machine import emulated_dtypes, machine
 from labkit.core.trace import Trace
 from labkit.core.workload import Request, Scenario, Workload, WorkloadSpec
 from labkit.engine.config import EngineConfig
-from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, DecoderCost
+from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, REPLAYED_LAUNCHES_PER_LAYER, DecoderCost
 from labkit.engine.decoding import OneToken
 from labkit.engine.prefix import PrefixCache
 from labkit.engine.probe import probe, typical
@@ -216,7 +216,9 @@ class Engine:
     def cost(self, spec: WorkloadSpec) -> Cost:
         """What one pass should need."""
         cost = DecoderCost.baseline(self.source.config, spec)  # techniques change the sizes
-        if self.cache is not None and self.cache.has_native_attention:
+        if self.executor.is_replayed:
+            cost = replace(cost, decode_launches=REPLAYED_LAUNCHES_PER_LAYER)
+        elif self.cache is not None and self.cache.has_native_attention:
             cost = replace(cost, decode_launches=NATIVE_LAUNCHES_PER_LAYER)
         num_parameters, density = linear_parameters(self.model)
         cost = replace(self.adjust_cost(cost), num_linear_parameters=num_parameters, density=density)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.engine.cache import CacheView, KVCache
+from labkit.engine.recorded import RecordedStep, can_record
 from labkit.engine.sequence import Sequence
 from labkit.model.transformer import Transformer
 
@@ -34,6 +35,10 @@ class Executor(Protocol):
     def shapes(self) -> Mapping[str, Counter[StepShape]]:
         """The steps computed so far by phase, `prefill` for new sequences and `decode`, and how often each was met."""
 
+    @property
+    def is_replayed(self) -> bool:
+        """Whether steps that decode one token a sequence were recorded, and are started by one call."""
+
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """Logits [B, V] of each sequence's next token. All are new, or all are decoding."""
 
@@ -52,6 +57,12 @@ class LocalExecutor:
         self.model, self.cache = model, cache
         self.device = model.embed_tokens.weight.device
         self.shapes: dict[str, Counter[StepShape]] = {"prefill": Counter(), "decode": Counter()}
+        self._recorded: dict[int, RecordedStep] = {}  # by the size of the batch
+
+    @property
+    def is_replayed(self) -> bool:
+        """See Executor."""
+        return bool(self._recorded)
 
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """See Executor. Prompts of unequal length are padded on the right, where causal attention never looks."""
@@ -103,6 +114,18 @@ class LocalExecutor:
         longest = max(lengths)
         phase = self.shapes["decode" if sequences[0].outputs else "prefill"]
         phase[StepShape(longest, len(tokens), longest if view is None else view.length)] += 1
+        if view is not None and view.can_attend and (recorded := self._recorded_step(len(tokens))):
+            logits = recorded([row[0] for row in tokens], view)
+            return logits if is_last_only else logits[:, None]
         padded = [row + [0] * (longest - len(row)) for row in tokens]
         last = torch.tensor(lengths, device=self.device) - 1 if is_last_only else None
         return self.model(torch.tensor(padded, device=self.device), store=view, last=last)  # type: ignore[no-any-return]
+
+    def _recorded_step(self, batch: int) -> RecordedStep | None:
+        """A step of so many sequences as one call; None where it cannot be, or has not chosen its kernels yet."""
+        step = self._recorded.get(batch)
+        if step is None or not step.is_current:
+            if self.cache is None or not can_record(self.model, self.cache, batch):
+                return None
+            step = self._recorded[batch] = RecordedStep(self.model, self.cache, batch)
+        return step

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -26,6 +27,7 @@ _CHAIN_S = 0.005  # of products in a row; a longer one is timed by itself
 _MOST_EVICTED_BYTES = 2**26  # more than most last-level caches
 _MANY_ROWS = 16  # above so many, a product takes time in proportion to its rows
 
+Layer = TypeVar("Layer")
 Multiply = Callable[[], object]
 
 
@@ -77,25 +79,30 @@ CHOICES: dict[Shape, Choice] = {}
 """Kernels chosen in this process."""
 
 
-def choose(shape: Shape, candidates: Mapping[str, Sequence[Multiply]], rows: int) -> Choice:
+def choose(
+    shape: Shape, candidates: Mapping[str, Callable[[Sequence[Layer]], Multiply]], layers: Sequence[Layer], rows: int
+) -> Choice:
     """The fastest of the candidates, timed unless this machine remembers.
 
     Args:
         shape: what is multiplied.
-        rows: of the activations that the calls multiply.
-        candidates: kernel name → one call for each layer of that shape.
+        candidates: kernel name → what makes one call of multiplying by some of the layers, one after the other.
+        layers: all of that shape.
+        rows: of the activations that are multiplied.
     """
     if shape not in CHOICES:
         path = _path()
         kept = _read(path).get(shape.text)
         if kept is None or kept.kernel not in candidates:
-            kept = Choice(*_probe(shape, candidates), rows)
+            kept = Choice(*_probe(shape, candidates, layers), rows)
             _write(path, _read(path) | {shape.text: kept})
         CHOICES[shape] = kept
     return CHOICES[shape]
 
 
-def _probe(shape: Shape, candidates: Mapping[str, Sequence[Multiply]]) -> tuple[str, float]:
+def _probe(
+    shape: Shape, candidates: Mapping[str, Callable[[Sequence[Layer]], Multiply]], layers: Sequence[Layer]
+) -> tuple[str, float]:
     """The fastest kernel and its median time for one layer, over several rounds in each of which all take their turn.
 
     A turn is what a step does: one layer of the shape after the other, and the rest of the step's weights read, so that
@@ -105,17 +112,17 @@ def _probe(shape: Shape, candidates: Mapping[str, Sequence[Multiply]]) -> tuple[
     others = torch.ones(min(shape.step_bytes, _MOST_EVICTED_BYTES) // 8, dtype=torch.int64, device=shape.device)
     timed: dict[str, list[float]] = {name: [] for name in candidates}
     start_s = time.perf_counter()
-    lengths = {name: _chain_length(calls, device=shape.device) for name, calls in candidates.items()}
+    lengths = {name: _chain_length(chain, layers, device=shape.device) for name, chain in candidates.items()}
     for number in range(_ROUNDS):
         if number > 1 and time.perf_counter() - start_s > _ROUNDS_S:
             break
-        for name, calls in candidates.items():
+        for name, chain in candidates.items():
             length = lengths[name]
-            chain = [calls[(number * length + i) % len(calls)] for i in range(length)]
+            multiply = chain([layers[(number * length + i) % len(layers)] for i in range(length)])
             rest = others[: max(0, shape.step_bytes - length * shape.layer_bytes) // 8]
             for _ in range(1 if length == 1 else 2):
                 rest.sum().item()  # waits for the device
-                seconds = _seconds(chain, device=shape.device) / length
+                seconds = _seconds(multiply, device=shape.device) / length
             if number:
                 timed[name].append(seconds)
     medians = {name: statistics.median(seconds) for name, seconds in timed.items()}
@@ -123,16 +130,15 @@ def _probe(shape: Shape, candidates: Mapping[str, Sequence[Multiply]]) -> tuple[
     return fastest, medians[fastest]
 
 
-def _chain_length(calls: Sequence[Multiply], *, device: str) -> int:
+def _chain_length(chain: Callable[[Sequence[Layer]], Multiply], layers: Sequence[Layer], *, device: str) -> int:
     """How many layers to time in a row: all, or those that the time allows."""
-    _seconds(calls[:1], device=device)  # the first call of all does more than multiply
-    return min(len(calls), max(1, int(_CHAIN_S / _seconds(calls[-1:], device=device))))
+    _seconds(chain(layers[:1]), device=device)  # the first call of all does more than multiply
+    return min(len(layers), max(1, int(_CHAIN_S / _seconds(chain(layers[-1:]), device=device))))
 
 
-def _seconds(chain: Sequence[Multiply], *, device: str) -> float:
+def _seconds(multiply: Multiply, *, device: str) -> float:
     start_ns = time.perf_counter_ns()
-    for multiply in chain:
-        multiply()
+    multiply()
     if device == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter_ns() - start_ns) * 1e-9

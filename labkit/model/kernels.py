@@ -6,7 +6,7 @@ everywhere and is what the others are tested against.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from labkit.model import sparse
 from labkit.model.native import build, products
+from labkit.model.native.program import Program
 
 if TYPE_CHECKING:
     from labkit.model.linear import KernelLayer, Linear, QuantizedLinear
@@ -30,6 +31,7 @@ class Kernel:
     """One way to multiply by a matrix, for up to `max_rows` rows of activations.
 
     `dequantizes`: it writes the weights out as floats before it multiplies, and so reads more than it saves.
+    `native`: a layer's weights as native kernels take them, where this is one.
     """
 
     name: str
@@ -38,6 +40,15 @@ class Kernel:
     multiply: Callable[[Any, Tensor], Tensor]
     max_rows: int = sys.maxsize
     dequantizes: bool = False
+    native: Callable[[Any], products.Packed] | None = None
+
+    def chain(self, x: Tensor, layers: "Sequence[KernelLayer]") -> Callable[[], object]:
+        """One call that multiplies by some layers of one shape; of native kernels it is replayed, as in a step."""
+        if self.native is None or x.dtype not in products.DTYPES:
+            return lambda: [self.multiply(layer, x) for layer in layers]
+        y = torch.empty((*x.shape[:-1], layers[0].out_features), dtype=x.dtype)
+        calls = [self.native(layer).call(y, x.contiguous()) for layer in layers]
+        return Program(calls, held=calls).run
 
 
 def _has(name: str) -> bool:
@@ -96,17 +107,8 @@ def _codes8(layer: "QuantizedLinear") -> tuple[Tensor, ...]:
     return layer.codes, layer.scales.bfloat16()
 
 
-def _native_int8_multiply(layer: "QuantizedLinear", x: Tensor) -> Tensor:
-    return products.multiply8(x, *layer.packed["native_int8"]).to(x.dtype)
-
-
 def _native_int8_int8_pack(layer: "QuantizedLinear") -> tuple[Tensor, ...]:
     return products.pack8_rounded(layer.codes), products.pack_groups(layer.scales[:, None])
-
-
-def _native_int8_int8_multiply(layer: "QuantizedLinear", x: Tensor) -> Tensor:
-    packed = layer.packed["native_int8_int8"]
-    return products.multiply8_rounded(x, *packed, out_features=layer.out_features).to(x.dtype)
 
 
 def _fits_int_mm(layer: "KernelLayer") -> bool:
@@ -161,14 +163,8 @@ def _blocks4(pack: Callable[[Tensor], Tensor], layer: "QuantizedLinear") -> tupl
     return pack(layer.codes), products.pack_groups(layer.scales), products.pack_groups(layer.zeros)
 
 
-def _native_int4_multiply(layer: "QuantizedLinear", x: Tensor) -> Tensor:
-    packed = layer.packed["native_int4"]
-    return products.multiply4(x, *packed, out_features=layer.out_features).to(x.dtype)
-
-
-def _native_int4_int8_multiply(layer: "QuantizedLinear", x: Tensor) -> Tensor:
-    packed = layer.packed["native_int4_int8"]
-    return products.multiply4_rounded(x, *packed, out_features=layer.out_features).to(x.dtype)
+def _packed4(name: str, make: Callable[..., products.Packed], layer: "QuantizedLinear") -> products.Packed:
+    return make(*layer.packed[name], out_features=layer.out_features, group=layer.group_size)
 
 
 def _fits_int4pack(layer: "KernelLayer", device: str, multiple: int) -> bool:
@@ -219,12 +215,26 @@ def _dequantize4_multiply(layer: "QuantizedLinear", x: Tensor) -> Tensor:
     return F.linear(_as_rounded(layer, x), weight.flatten(1))
 
 
+def _native(
+    name: str,
+    is_usable: Callable[[Any], bool],
+    pack: Callable[[Any], tuple[Tensor, ...]],
+    packed: Callable[[Any], products.Packed],
+    *,
+    max_rows: int = sys.maxsize,
+) -> Kernel:
+    """A kernel of ours, of which it is enough to say how it takes its weights."""
+    return Kernel(
+        name, is_usable, pack, lambda layer, x: packed(layer).multiply(x).to(x.dtype), max_rows=max_rows, native=packed
+    )
+
+
 KERNELS: tuple[Kernel, ...] = (
-    Kernel(
+    _native(
         "native_float",
         _fits_native_float,
         _nothing,
-        lambda layer, x: products.multiply_float(x, layer.weight),
+        lambda layer: products.floats(layer.weight),
         max_rows=_FEW_ROWS,
     ),
     Kernel("torch", lambda layer: not layer.is_quantized, _nothing, lambda layer, x: F.linear(x, layer.weight)),
@@ -240,19 +250,29 @@ KERNELS: tuple[Kernel, ...] = (
         lambda layer: sparse.pack_fours(layer.weight),
         lambda layer, x: sparse.multiply_fours(x, *layer.packed["semi_structured"]),
     ),
-    Kernel("native_int8", lambda layer: _has_native(layer, 8), _codes8, _native_int8_multiply),
-    Kernel(
+    _native(
+        "native_int8",
+        lambda layer: _has_native(layer, 8),
+        _codes8,
+        lambda layer: products.int8(*layer.packed["native_int8"]),
+    ),
+    _native(
         "native_int8_int8",
         lambda layer: _has_native(layer, 8, activation_bits=8),
         _native_int8_int8_pack,
-        _native_int8_int8_multiply,
+        lambda layer: products.int8_rounded(*layer.packed["native_int8_int8"], out_features=layer.out_features),
     ),
-    Kernel("native_int4", _fits_native_int4, partial(_blocks4, products.pack4), _native_int4_multiply),
-    Kernel(
+    _native(
+        "native_int4",
+        _fits_native_int4,
+        partial(_blocks4, products.pack4),
+        partial(_packed4, "native_int4", products.int4),
+    ),
+    _native(
         "native_int4_int8",
         lambda layer: _fits_native_int4(layer, activation_bits=8),
         partial(_blocks4, products.pack4_rounded),
-        _native_int4_int8_multiply,
+        partial(_packed4, "native_int4_int8", products.int4_rounded),
     ),
     Kernel("int_mm", _fits_int_mm, _codes8, _int_mm_multiply),
     Kernel(

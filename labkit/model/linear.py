@@ -30,6 +30,7 @@ class KernelLayer(nn.Module):
     num_bytes: int
     device_type: str
     is_quantized: bool
+    bias: nn.Parameter | None
     density: float = 1.0
     library: str = "labkit"
 
@@ -40,6 +41,7 @@ class KernelLayer(nn.Module):
         self.packed: dict[str, tuple[Tensor, ...]] = {}
         self.alike: WeakSet[KernelLayer] = WeakSet((self,))  # the layers of the model that a choice serves
         self.step_bytes = _MIB  # weights of the whole model, rounded up
+        self.version = 0  # of the addresses that its weights are at
 
     def pack(self) -> None:
         """Lay the weights out for every usable kernel; call once, before the first use."""
@@ -76,7 +78,8 @@ class KernelLayer(nn.Module):
         }
         choice = choose(
             shape,
-            {name: [partial(kernel.multiply, layer, x) for layer in self.alike] for name, kernel in candidates.items()},
+            {name: partial(kernel.chain, x) for name, kernel in candidates.items()},
+            list(self.alike),
             num_rows,
         )
         self.kernels[num_rows], self.seconds[num_rows] = candidates[choice.kernel], choice.seconds_of(num_rows)
@@ -260,6 +263,7 @@ def relocate(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, KernelLayer):
             module.packed = {name: tuple(map(move, tensors)) for name, tensors in module.packed.items()}
+            module.version += 1
 
 
 def _power_of_two(number: int) -> int:

@@ -71,7 +71,7 @@ def random_weight(name: str, shape: tuple[int, ...]) -> "Tensor":
     if "norm" in name:
         return weight
     gain = _LOGIT_SPREAD if name in ("embed_tokens.weight", "lm_head.weight") else 1.0
-    scale = gain * math.sqrt(3 / shape[1]) / 2**15  # a uniform value of half-width w has the variance w² / 3
+    scale = gain * math.sqrt(3 / shape[-1]) / 2**15  # a uniform value of half-width w has the variance w² / 3
     stream = np.random.SFC64(np.random.SeedSequence([_SEED, *name.encode()]))
     flat = weight.view(-1)
     for start in range(0, flat.numel(), _CHUNK):

@@ -93,14 +93,18 @@ class Transformer(nn.Module):
 
     def rotation(self, positions: Tensor | None, num_tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and signed sin of the new tokens' positions, each [B or 1, T, 1, D]."""
+        cos, sin = self.angles(like)
+        if positions is None:
+            return cos[None, :num_tokens, None], sin[None, :num_tokens, None]
+        return cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
+
+    def angles(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and signed sin of all positions, each [max_positions, D], in the dtype and on the device of `like`."""
         key = (like.dtype, like.device)
         if key not in self._rotations:
             cos, sin = rotary_tables(self.config)
             self._rotations[key] = cos.to(like.device, like.dtype), sin.to(like.device, like.dtype)
-        cos, sin = self._rotations[key]
-        if positions is None:
-            return cos[None, :num_tokens, None], sin[None, :num_tokens, None]
-        return cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
+        return self._rotations[key]
 
     def mask(self, store: KVStore | None, x: Tensor) -> Tensor | None:
         """Additive mask, or None where plain causal attention shows just what may be seen.

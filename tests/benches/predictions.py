@@ -1,6 +1,6 @@
 """How well is a pass predicted before it is run? Predicted beside measured prefill and decode time.
 
-    python tests/benches/predictions.py --out predictions.csv
+    python tests/benches/predictions.py --page docs/predictions.md
 
 The configurations cross shape, recipe (dtype), batch, prompt length and threads. Nothing in the prediction was fitted
 to them: it has the ceilings of the machine, each kernel's probed time, and the cost model. Each is one worker with a
@@ -8,18 +8,22 @@ warm-up and eight passes; medians are compared. Prints a line for each, then med
 """
 
 import argparse
-import csv
 import itertools
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib import metadata
 from pathlib import Path
 
 from labkit.core import paths
+from labkit.core.machine import Machine, machine
 from labkit.core.run import Run
 from labkit.core.workload import workload
 from labkit.runner.plan import Plan
 from labkit.runner.session import Session
+from labkit.ui import units
 
 MODELS = ("pylm", "llama-125m")
 RECIPES = ("kv_cache", "precision + kv_cache", "quantize + kv_cache", "quantize(bits=4) + kv_cache")
@@ -27,6 +31,23 @@ BATCHES = (1, 8)
 PROMPTS = (64, 384)
 THREADS = (1, 2)
 NEW_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Row:
+    """One phase of one configuration."""
+
+    model: str
+    recipe: str
+    prompt: int
+    phase: str
+    predicted_s: float
+    measured_s: float
+
+    @property
+    def error(self) -> float:
+        """Relative; above 0 the prediction was too long."""
+        return self.predicted_s / self.measured_s - 1
 
 
 def configurations() -> Iterator[tuple[str, str, int, int]]:
@@ -52,31 +73,62 @@ def phases(run: Run) -> dict[str, tuple[float, float]]:
     }
 
 
+def errors(rows: Sequence[Row]) -> str:
+    """Median and 90th percentile of the errors of each phase, as one sentence."""
+    told = []
+    for phase in ("prefill", "decode"):
+        found = sorted(abs(row.error) for row in rows if row.phase == phase)
+        told.append(
+            f"{phase}: median {statistics.median(found):.1%}, 90th percentile {found[int(0.9 * len(found))]:.1%}"
+        )
+    return f"Error of predicted time over {len(rows) // 2} configurations: {'; '.join(told)}."
+
+
+def page(rows: Sequence[Row], described: Machine, version: str) -> str:
+    """The rows as a page of documentation."""
+    lines = [
+        "# Predicted and measured time",
+        "",
+        "Made by `python tests/benches/predictions.py --page docs/predictions.md` on "
+        f"{described.cpu}, {described.num_cores} cores, torch {version}, {date.today()}. Nothing in a prediction was "
+        "fitted to these configurations: it has the measured ceilings, the time of each kernel and of what lies "
+        "between them at the size of the step, and the cost model. A pass is one request, or a batch of eight.",
+        "",
+        errors(rows),
+        "",
+        "| model | recipe | prompt | prefill, predicted | measured | error | decode, predicted | measured | error |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for prefill, decode in zip(rows[::2], rows[1::2], strict=True):
+        cells = [
+            text
+            for row in (prefill, decode)
+            for text in (units.seconds(row.predicted_s), units.seconds(row.measured_s), f"{row.error:+.0%}")
+        ]
+        lines.append(f"| {prefill.model} | `{prefill.recipe}` | {prefill.prompt} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     """Measure every configuration and tell how far off the predictions were."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="a CSV file for the rows")
+    parser.add_argument("--page", type=Path, help="a Markdown file for the table")
     arguments = parser.parse_args()
     session = Session(cache_folder=paths.cache_folder())
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for model, recipe, batch, prompt in configurations():
         spec = workload("chat", prompt_tokens=prompt, new_tokens=NEW_TOKENS, batch=batch)
         (run,) = session.measure(Plan(model=model, spec=spec, recipes=(recipe,), effort="quick"))
         for phase, (predicted_s, measured_s) in phases(run).items():
-            error = predicted_s / measured_s - 1
-            facts = {"model": model, "recipe": recipe, "batch": batch, "prompt": prompt, "phase": phase}
-            rows.append({**facts, "predicted_s": predicted_s, "measured_s": measured_s, "error": error})
-            seen = f"{predicted_s:.4f} s for {measured_s:.4f} s, {error:+.0%}"
-            print(f"{model}, {recipe}, {prompt} tokens, {phase}: {seen}", flush=True)
-    for phase in ("prefill", "decode"):
-        found = sorted(abs(float(str(row["error"]))) for row in rows if row["phase"] == phase)
-        print(f"{phase}: {len(found)} configurations, median error {statistics.median(found):.1%}, "
-              f"p90 {found[int(0.9 * len(found))]:.1%}")  # fmt: skip
-    if arguments.out:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+            row = Row(model, recipe, prompt, phase, predicted_s, measured_s)
+            rows.append(row)
+            seen = f"{predicted_s:.4f} s for {measured_s:.4f} s, {row.error:+.0%}"
+            assert run.prediction is not None
+            terms = {name: f"{term_s:.4f}" for name, term_s in run.prediction[phase]["terms"].items() if term_s}
+            print(f"{model}, {recipe}, {prompt} tokens, {phase}: {seen}, {terms}", flush=True)
+    print(errors(rows))
+    if arguments.page:
+        arguments.page.write_text(page(rows, machine("cpu"), metadata.version("torch")), encoding="utf-8")
     return 0
 
 

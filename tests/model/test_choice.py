@@ -1,14 +1,27 @@
 """The choice of a kernel: the fastest, and the same in every process of this machine."""
 
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from labkit.model import choice
-from labkit.model.choice import Choice, Shape, choose
+from labkit.model.choice import Choice, Multiply, Shape
 
 SHAPE = Shape(8, 16, 96, 128, 4, "torch.float32", "cpu", 2**20)
+
+
+def choose(shape: Shape, candidates: Mapping[str, Sequence[Multiply]], rows: int) -> Choice:
+    """The choice between kernels of which each has a call for each of some layers."""
+    num_layers = max(map(len, candidates.values()))
+
+    def chain(calls: Sequence[Multiply], layers: Sequence[int]) -> Multiply:
+        return lambda: [calls[layer]() for layer in layers]
+
+    chains = {name: partial(chain, calls) for name, calls in candidates.items()}
+    return choice.choose(shape, chains, range(num_layers), rows)
 
 
 def test_the_fastest_is_chosen_and_timed(fresh_choices: Path) -> None:

@@ -90,7 +90,7 @@ def test_there_is_one_openmp_runtime_in_the_process() -> None:
         pytest.skip("no /proc here")
     before = {line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line.split()[-1]}
     weight = torch.ones(512, 512)
-    products.multiply8(torch.ones(1, 512), *round_rows(weight))
+    products.int8(*round_rows(weight)).multiply(torch.ones(1, 512))
     after = {line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line.split()[-1]}
     assert after == before
 
@@ -104,7 +104,7 @@ def test_eight_bits_of_any_size(columns: int, dtype: torch.dtype, num_rows: int)
     codes, scales = round_rows(torch.randn(37, columns, generator=generator))
     x = torch.randn(num_rows, columns, generator=generator).to(dtype)
     expected = x.float() @ (codes * scales.float()[:, None]).T
-    actual = products.multiply8(x, codes, scales).float()
+    actual = products.int8(codes, scales).multiply(x).float()
     assert (actual - expected).norm() / expected.norm() < (4e-3 if dtype == torch.bfloat16 else 1e-6)
 
 
@@ -135,7 +135,7 @@ def test_the_number_of_threads_changes_no_bit(num_rows: int, dtype: torch.dtype)
         for num_threads in (1, 2):
             torch.set_num_threads(num_threads)
             y4 = multiply4(x, codes4, scales4, zeros4)
-            results.append((products.multiply8(x, *round_rows(weight)), y4))
+            results.append((products.int8(*round_rows(weight)).multiply(x), y4))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[0][0], results[1][0])
@@ -150,14 +150,15 @@ def test_what_is_not_a_number_stays_so_in_its_row_only(dtype: torch.dtype, value
     x = torch.randn(3, 128).to(dtype)
     x[1, 100] = value
     codes, scales, zeros = round_groups(weight, 32)
-    for y in (products.multiply8(x, *round_rows(weight)), multiply4(x, codes, scales, zeros)):
+    for y in (products.int8(*round_rows(weight)).multiply(x), multiply4(x, codes, scales, zeros)):
         assert not y[1].isfinite().any()
         assert y[[0, 2]].isfinite().all()
 
 
 def multiply4(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
     packed = products.pack4(codes), products.pack_groups(scales), products.pack_groups(zeros)
-    return products.multiply4(x, *packed, out_features=len(codes))
+    group = x.shape[-1] // scales.shape[1]
+    return products.int4(*packed, out_features=len(codes), group=group).multiply(x)
 
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -170,7 +171,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_floats_of_any_size(columns: int, dtype: torch.dtype, num_rows: int) -> None:
     x, weight = torch.randn(num_rows, 1, columns).to(dtype), torch.randn(37, columns).to(dtype)
     expected = x.double() @ weight.double().T
-    assert relative_error(products.multiply_float(x, weight), expected) < {torch.float32: 1e-6}.get(dtype, 4e-3)
+    assert relative_error(products.floats(weight).multiply(x), expected) < {torch.float32: 1e-6}.get(dtype, 4e-3)
 
 
 @pytest.mark.usefixtures("compiled")
@@ -283,7 +284,7 @@ def test_eight_by_eight_bits_of_any_size(rows: int, columns: int, dtype: torch.d
     x_codes, x_scales = round_activations(x)
     expected = (x_codes.double() @ codes.double().T) * x_scales * scales.double()
     packed = products.pack8_rounded(codes), products.pack_groups(scales[:, None])
-    actual = products.multiply8_rounded(x, *packed, out_features=rows)
+    actual = products.int8_rounded(*packed, out_features=rows).multiply(x)
     assert relative_error(actual, expected) < (4e-3 if dtype == torch.bfloat16 else 1e-6)
 
 
@@ -293,9 +294,8 @@ def test_rounded_activations_that_are_no_numbers_spoil_their_row_only(value: flo
     codes, scales = round_rows(torch.randn(32, 70))
     x = torch.randn(3, 70)
     x[1, 69] = value
-    y = products.multiply8_rounded(
-        x, products.pack8_rounded(codes), products.pack_groups(scales[:, None]), out_features=32
-    )
+    packed = products.pack8_rounded(codes), products.pack_groups(scales[:, None])
+    y = products.int8_rounded(*packed, out_features=32).multiply(x)
     assert y[1].isnan().all()
     assert y[[0, 2]].isfinite().all()
 

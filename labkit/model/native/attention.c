@@ -3,6 +3,7 @@
  * Activations are bf16 or fp32, sums are fp32. Keys and values are stored in the dtype of the activations, or as int8 with
  * a scale for each token and head.
  */
+#include "kernels.h"
 #include "vectors.h"
 
 enum { KEYS = 64, MIN_VALUES_PER_THREAD = 1 << 16 }; /* KEYS: stored tokens whose scores are held at a time */
@@ -152,15 +153,16 @@ static void run(void *data) {
     part(a, units * thread / threads, units * (thread + 1) / threads);
 }
 
-/* Key and value scales are NULL unless keys and values are int8. */
-void labkit_attend(void *y, const void *qkv, const void *cos, const void *sin, void *keys, void *values, void *key_scales,
-                   void *value_scales, const int64_t *slots, const int64_t *lengths, long batch, long heads, long kv_heads,
-                   long width, long capacity, long window, long turn, int is_bf16, int threads) {
+/* Key and value scales are NULL unless keys and values are int8; slots and lengths are int64. */
+int labkit_attend(void *y, const void *qkv, const void *cos, const void *sin, void *keys, void *values, void *key_scales,
+                  void *value_scales, const void *slots, const void *lengths, long batch, long heads, long kv_heads,
+                  long width, long capacity, long window, long turn, int is_bf16, int threads) {
     Attention a = {y, qkv, cos, sin, keys, values, key_scales, value_scales, slots, lengths, batch, heads, kv_heads, width,
                    capacity, window, turn, is_bf16, key_scales ? INT8 : is_bf16 ? BF16 : FP32};
     long work = 0;
-    for (long b = 0; b < batch; b++) work += (lengths[b] + 1) * heads * width;
+    for (long b = 0; b < batch; b++) work += (a.lengths[b] + 1) * heads * width;
     if (threads > work / MIN_VALUES_PER_THREAD) threads = work / MIN_VALUES_PER_THREAD;
     if (threads > 1) GOMP_parallel(run, &a, (unsigned)threads, 0);
     else part(&a, 0, batch * kv_heads);
+    return 0;
 }

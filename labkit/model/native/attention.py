@@ -6,7 +6,7 @@ Activations are fp32 or bf16 on the CPU; there is no gradient.
 import torch
 from torch import Tensor
 
-from labkit.model.native.build import library
+from labkit.model.native.build import Call, call
 
 _LANES = 16  # a head's width is a multiple of this
 _MAX_GROUP_VALUES = 2**14  # of the query heads of one KV head: what the kernel keeps on its stack
@@ -39,31 +39,42 @@ def attend(
         [B, 1, heads · D].
     """
     qkv = qkv.contiguous()
+    num_heads = qkv.shape[2] - 2 * stored[0].shape[1]
+    y = torch.empty((len(qkv), 1, num_heads * qkv.shape[3]), dtype=qkv.dtype)
+    call(*attend_call(y, qkv, rotation, stored, places, window=window))
+    return y
+
+
+def attend_call(
+    y: Tensor,
+    qkv: Tensor,
+    rotation: tuple[Tensor, Tensor],
+    stored: tuple[Tensor, ...],
+    places: Tensor,
+    *,
+    window: int | None,
+) -> Call:
+    """Describes the call of `attend`, for a `Program`."""
     keys, values, *scales = stored
     batch, _, num, width = qkv.shape
     num_kv_heads, capacity = keys.shape[1:3]
-    num_heads = num - 2 * num_kv_heads
     cos, sin = rotation
-    y = torch.empty((batch, 1, num_heads * width), dtype=qkv.dtype)
-    at = places.data_ptr()
-    library().labkit_attend(
-        y.data_ptr(),
-        qkv.data_ptr(),
-        cos.data_ptr(),
-        sin.data_ptr(),
-        keys.data_ptr(),
-        values.data_ptr(),
-        *([part.data_ptr() for part in scales] or (None, None)),
-        at,
-        at + batch * places.itemsize,
+    return (
+        "labkit_attend",
+        y,
+        qkv,
+        cos,
+        sin,
+        keys,
+        values,
+        *(scales or (None, None)),
+        *places,
         batch,
-        num_heads,
+        num - 2 * num_kv_heads,
         num_kv_heads,
         width,
         capacity,
         window or 0,
         width if cos.shape[0] > 1 else 0,
         qkv.dtype is torch.bfloat16,
-        torch.get_num_threads(),
     )
-    return y

@@ -13,21 +13,25 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from labkit.core.errors import LabkitError
 from labkit.core.paths import cache_folder
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "integers.c", "rows.c", "attention.c"))
-_HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "product.h"))
+_SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("products.c", "integers.c", "rows.c", "attention.c", "program.c")
+)
+_HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "product.h", "kernels.h"))
 # no -fopenmp: the sources take the threads of the OpenMP runtime that torch loaded, whichever that is
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 _TIMEOUT_S = 60
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 
-_SIGNATURES = {
+SIGNATURES = {
     "labkit_float": [_POINTER] * 3 + [_LONG] * 3 + [_INT] * 2,
     "labkit_int8": [_POINTER] * 4 + [_LONG] * 3 + [_INT] * 2,
     "labkit_int4": [_POINTER] * 5 + [_LONG] * 4 + [_INT] * 2,
@@ -35,10 +39,14 @@ _SIGNATURES = {
     "labkit_int4_int8": [_POINTER] * 5 + [_LONG] * 4 + [_INT] * 2,
     "labkit_rms_norm": [_POINTER] * 3 + [_LONG] * 2 + [_FLOAT] + [_INT] * 2,
     "labkit_swiglu": [_POINTER] * 2 + [_LONG] * 2 + [_INT] * 2,
+    "labkit_add": [_POINTER] * 3 + [_LONG] * 3 + [_INT] * 2,
     "labkit_rotate": [_POINTER] * 3 + [_LONG] * 6 + [_INT] * 2,
     "labkit_attend": [_POINTER] * 10 + [_LONG] * 7 + [_INT] * 2,
 }
-_CAN_FAIL = tuple(name for name in _SIGNATURES if name.startswith(("labkit_float", "labkit_int")))  # for want of memory
+"""Arguments of the kernels, the last of which is the number of threads, in the order of `enum kernel` in program.c."""
+
+Call = tuple[str, *tuple[Any, ...]]
+"""A kernel's name and its arguments but for the threads; tensors stand for their addresses, None for NULL."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +108,10 @@ def _processor() -> str:
 
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for name, types in _SIGNATURES.items():
+    for name, types in (*SIGNATURES.items(), ("labkit_replay", [_POINTER, _LONG, _INT])):
         function = getattr(library, name)
         function.argtypes = types
-        function.restype = _INT if name in _CAN_FAIL else None
+        function.restype = _INT
     return library
 
 
@@ -118,6 +126,17 @@ def library() -> ctypes.CDLL:
     found = native().library
     assert found is not None
     return found
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a kernel; see `Call`.
+
+    Raises:
+        MemoryError: none is left for the kernel's copy of the activations.
+    """
+    values = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
+    if getattr(library(), name)(*values, torch.get_num_threads()):
+        raise MemoryError("no memory for the activations of a native kernel")
 
 
 def has_kernels(*, device: str, dtype: torch.dtype) -> bool:

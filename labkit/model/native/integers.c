@@ -8,6 +8,7 @@
  * and zeros of 4 bits are bf16 [out / 16, in / group, 16]. The last block is padded.
  */
 #include <math.h>
+#include "kernels.h"
 #include "product.h"
 
 typedef uint8_t u8x64 __attribute__((vector_size(64)));

@@ -11,6 +11,7 @@
  * half), so a lane meets one pair of activations for all rows and no sum crosses lanes; scales and zeros are bf16
  * [out / 16, in / group, 16], the last block padded.
  */
+#include "kernels.h"
 #include "product.h"
 #if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
 #define HAS_BF16 1

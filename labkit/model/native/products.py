@@ -1,37 +1,72 @@
 """Products of few rows with weights: floats, and integers with their scales; the C sources say the layouts."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from labkit.model.native.build import library
+from labkit.model.native.build import Call, call
 
-_DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16)
+"""Of the activations that kernels take as they are."""
+
 _BLOCK = 16  # rows that lie together in blocked layouts
 
 
-def multiply_float(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] times weightᵀ [out, in], both fp32 or both bf16."""
-    return _product("labkit_float", x, (weight,), weight.shape[0])
+@dataclass(frozen=True)
+class Packed:
+    """Weights laid out for a kernel, which multiplies by them: x [..., in] → [..., out], in fp32 or x's bf16.
+
+    `group` is how many columns share a scale; None: there are no groups.
+    """
+
+    function: str
+    tensors: tuple[Tensor, ...]
+    out_features: int
+    group: int | None = None
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """See Packed; x of another dtype gives fp32.
+
+        Raises:
+            MemoryError: none is left for the kernel's copy of the activations.
+        """
+        x = (x if x.dtype in DTYPES else x.float()).contiguous()
+        y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype)
+        call(*self.call(y, x))
+        return y
+
+    def call(self, y: Tensor, x: Tensor) -> Call:
+        """Describes the call that writes y, for a `Program`."""
+        in_features = x.shape[-1]
+        sizes = (x.numel() // in_features, self.out_features, in_features)
+        group = () if self.group is None else (self.group,)
+        return self.function, y, x, *self.tensors, *sizes, *group, x.dtype is torch.bfloat16
 
 
-def multiply8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
-    """x [..., in] times (codes · scale)ᵀ, in fp32 or x's bf16; codes int8 [out, in], scales bf16 [out]."""
-    return _product("labkit_int8", x, (codes, scales), codes.shape[0])
+def floats(weight: Tensor) -> Packed:
+    """Weights [out, in], of the dtype of the activations."""
+    return Packed("labkit_float", (weight,), len(weight))
 
 
-def multiply4(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, *, out_features: int) -> Tensor:
-    """x [..., in] times ((codes - 8) · scale + zero)ᵀ; codes as of `pack4`, scales and zeros as of `pack_groups`."""
-    return _product("labkit_int4", x, (codes, scales, zeros), out_features, x.shape[-1] // scales.shape[1])
+def int8(codes: Tensor, scales: Tensor) -> Packed:
+    """codes · scale; codes int8 [out, in], scales bf16 [out]."""
+    return Packed("labkit_int8", (codes, scales), len(codes))
 
 
-def multiply8_rounded(x: Tensor, codes: Tensor, scales: Tensor, *, out_features: int) -> Tensor:
-    """`multiply8` of activations rounded to 8 bits row by row; codes as of `pack8_rounded`, scales bf16, padded."""
-    return _product("labkit_int8_int8", x, (codes, scales), out_features)
+def int4(codes: Tensor, scales: Tensor, zeros: Tensor, *, out_features: int, group: int) -> Packed:
+    """(codes - 8) · scale + zero; codes as of `pack4`, scales and zeros as of `pack_groups`."""
+    return Packed("labkit_int4", (codes, scales, zeros), out_features, group)
 
 
-def multiply4_rounded(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, *, out_features: int) -> Tensor:
-    """`multiply4` of activations rounded to 8 bits row by row; codes as of `pack4_rounded`."""
-    return _product("labkit_int4_int8", x, (codes, scales, zeros), out_features, x.shape[-1] // scales.shape[1])
+def int8_rounded(codes: Tensor, scales: Tensor, *, out_features: int) -> Packed:
+    """`int8` for activations rounded to 8 bits row by row; codes as of `pack8_rounded`, scales bf16, padded."""
+    return Packed("labkit_int8_int8", (codes, scales), out_features)
+
+
+def int4_rounded(codes: Tensor, scales: Tensor, zeros: Tensor, *, out_features: int, group: int) -> Packed:
+    """`int4` for activations rounded to 8 bits row by row; codes as of `pack4_rounded`."""
+    return Packed("labkit_int4_int8", (codes, scales, zeros), out_features, group)
 
 
 def pack4(codes: Tensor) -> Tensor:
@@ -67,32 +102,3 @@ def _blocks(rows: Tensor) -> Tensor:
     """[out, n] → [out / 16, 16, n], the last block filled with zeros."""
     padded: Tensor = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % _BLOCK))
     return padded.reshape(-1, _BLOCK, rows.shape[1])
-
-
-def _product(name: str, x: Tensor, weights: tuple[Tensor, ...], out_features: int, *group: int) -> Tensor:
-    """[..., in] → [..., out]: the one call that all kernels share, some thirty times a token, so it does no more.
-
-    Raises:
-        MemoryError: none is left for the kernel's copy of the activations.
-    """
-    dtype = x.dtype
-    if dtype not in _DTYPES:
-        x, dtype = x.float(), torch.float32
-    x = x.contiguous()
-    shape = x.shape
-    in_features = shape[-1]
-    y = torch.empty((*shape[:-1], out_features), dtype=dtype)
-    status = getattr(library(), name)(
-        y.data_ptr(),
-        x.data_ptr(),
-        *map(Tensor.data_ptr, weights),
-        x.numel() // in_features,
-        out_features,
-        in_features,
-        *group,
-        dtype is torch.bfloat16,
-        torch.get_num_threads(),
-    )
-    if status:
-        raise MemoryError("no memory for the activations of a native kernel")
-    return y

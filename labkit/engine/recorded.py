@@ -1,0 +1,124 @@
+"""RecordedStep: a decoding step whose every operation is one of our kernels, replayed by a single call.
+
+What a step of one request computes takes little longer than starting its some hundred operations from Python. Their
+arguments are the same in each step, but for the new tokens and where they stand, so they are recorded once.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from labkit.engine.cache import CacheView, KVCache
+from labkit.model.linear import KernelLayer
+from labkit.model.native import attention, rows
+from labkit.model.native.build import Call
+from labkit.model.native.program import Program
+from labkit.model.transformer import Attention, Block, RMSNorm, Transformer
+
+
+class RecordedStep:
+    """One step of `batch` sequences that decode one token each; see `can_record`."""
+
+    def __init__(self, model: Transformer, cache: KVCache, batch: int) -> None:
+        self.model, self.cache, self.batch = model, cache, batch
+        head = model.lm_head
+        assert isinstance(head, KernelLayer)
+        self._head, self._version, self._stored = head, head.version, cache.layers[0]
+        self._buffers: dict[tuple[str, int], Tensor] = {}
+        self._x = self._buffer("x", model.config.hidden_size)
+        self._normed = self._buffer("normed", model.config.hidden_size)
+        self._cos, self._sin = (self._buffer(name, model.config.head_dim) for name in ("cos", "sin"))
+        self._places = torch.zeros(2, batch, dtype=torch.int64)
+        calls = [call for block in _blocks(model) for call in self._block(block)]
+        calls += [self._norm(model.norm), *self._product("logits", head, self._normed)[1]]
+        self._program = Program(calls)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether weights and cache are still where they were."""
+        return self._version == self._head.version and self._stored is self.cache.layers[0]
+
+    def __call__(self, tokens: list[int], view: CacheView) -> Tensor:
+        """Logits [B, V] after one token of each sequence, which is stored on the way."""
+        self._places.copy_(view.places)
+        torch.index_select(self.model.embed_tokens.weight, 0, torch.tensor(tokens), out=self._x)
+        for table, angles in zip(self.model.angles(self._x), (self._cos, self._sin), strict=True):
+            torch.index_select(table, 0, self._places[1], out=angles)
+        logits = torch.empty(self.batch, self._head.out_features, dtype=self._x.dtype)
+        self._program.set_output(logits)
+        self._program.run()
+        return logits
+
+    def _buffer(self, use: str, width: int) -> Tensor:
+        """[B, width], the same in every block."""
+        return self._buffers.setdefault((use, width), torch.empty(self.batch, width, dtype=self.model.dtype))
+
+    def _block(self, block: Block) -> list[Call]:
+        """Attention, then the feed-forward block, as `Block` composes them."""
+        mixer, mlp = block.self_attn, block.mlp
+        flat_qkv, project = self._product("qkv", mixer.qkv_proj, self._normed)
+        qkv = flat_qkv.view(self.batch, 1, -1, mixer.head_dim)
+        gate_up, widen = self._product("gate_up", mlp.gate_up_proj, self._normed)
+        mixed = self._buffer("mixed", mixer.num_heads * mixer.head_dim)
+        inner = self._buffer("inner", mlp.down_proj.in_features)
+        rotation = self._cos[:, None, None], self._sin[:, None, None]
+        stored = self.cache.layers[mixer.index]
+        return [
+            self._norm(block.input_layernorm),
+            *project,
+            *self._head_norms(mixer, qkv),
+            attention.attend_call(mixed, qkv, rotation, stored, self._places, window=mixer.window),
+            *self._add_product(mixer.o_proj, mixed),
+            self._norm(block.post_attention_layernorm),
+            *widen,
+            rows.swiglu_call(inner, gate_up),
+            *self._add_product(mlp.down_proj, inner),
+        ]
+
+    def _norm(self, norm: RMSNorm) -> Call:
+        return rows.rms_norm_call(self._normed, self._x, norm.weight, norm.eps)
+
+    def _head_norms(self, mixer: Attention, qkv: Tensor) -> list[Call]:
+        """Norms of the queries and keys of [B, 1, H + 2 K, D] by themselves, where the model has them."""
+        if not hasattr(mixer, "q_norm"):
+            return []
+        spans = ((mixer.q_norm, 0, mixer.num_heads), (mixer.k_norm, mixer.num_heads, mixer.num_kv_heads))
+        parts = [(norm, qkv[row, 0, first : first + num]) for row in range(self.batch) for norm, first, num in spans]
+        return [rows.rms_norm_call(part, part, norm.weight, norm.eps) for norm, part in parts]
+
+    def _add_product(self, layer: nn.Module, x: Tensor) -> list[Call]:
+        """A product added to the residual stream."""
+        y, calls = self._product("residual", layer, x)
+        return [*calls, rows.add_call(self._x, self._x, y)]
+
+    def _product(self, use: str, layer: nn.Module | None, x: Tensor) -> tuple[Tensor, list[Call]]:
+        """Where a layer's output will be, and the calls that write it."""
+        assert isinstance(layer, KernelLayer)
+        native = layer.kernels[self.batch].native
+        assert native is not None
+        y = self._buffer(use, layer.out_features)
+        return y, [native(layer).call(y, x), *([] if layer.bias is None else [rows.add_call(y, y, layer.bias)])]
+
+
+def can_record(model: Transformer, cache: KVCache, batch: int) -> bool:
+    """Whether all that a step of so many sequences does is native; asked after such a step has chosen its kernels."""
+    blocks = _blocks(model)
+    layers = [
+        layer
+        for block in blocks
+        for layer in (block.self_attn.qkv_proj, block.self_attn.o_proj, block.mlp.gate_up_proj, block.mlp.down_proj)
+    ]
+    return (
+        cache.has_native_attention
+        and blocks[0].mlp.is_native
+        and model.embed_tokens.weight.dtype == model.dtype
+        and all(_is_native(layer, batch) for layer in (*layers, model.lm_head))
+    )
+
+
+def _blocks(model: Transformer) -> list[Block]:
+    return [block for block in model.layers if isinstance(block, Block)]
+
+
+def _is_native(layer: object, batch: int) -> bool:
+    """Whether a layer takes a native kernel for so many rows."""
+    return isinstance(layer, KernelLayer) and batch in layer.kernels and layer.kernels[batch].native is not None
