@@ -251,7 +251,13 @@ class Engine:
     def _kernels_by_phase(self, emulated: list[str]) -> dict[str, Kernels]:
         """What the steps of each phase that were met so far take by their parts."""
         return {
-            phase: probe(self.model, self.cache, typical(shapes), emulated=emulated)
+            phase: probe(
+                self.model,
+                self.cache,
+                typical(shapes),
+                is_replayed=self.executor.is_replayed,
+                emulated=emulated,
+            )
             for phase, shapes in self.executor.shapes.items()
             if shapes
         }

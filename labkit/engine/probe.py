@@ -15,6 +15,7 @@ import torch
 from labkit.bench.limit import Kernels
 from labkit.engine.cache import CacheView, KVCache
 from labkit.engine.executor import StepShape
+from labkit.engine.recorded import RecordedStep
 from labkit.engine.sequence import Sequence as Request
 from labkit.model.linear import KernelLayer
 from labkit.model.transformer import Block, Transformer
@@ -29,22 +30,36 @@ def typical(shapes: Counter[StepShape]) -> StepShape:
     return ordered[len(ordered) // 2]
 
 
-def probe(model: Transformer, cache: KVCache | None, shape: StepShape, *, emulated: Sequence[str]) -> Kernels:
-    """Time of one step of this shape, and why its layers may exceed the limit."""
+def probe(
+    model: Transformer, cache: KVCache | None, shape: StepShape, *, is_replayed: bool, emulated: Sequence[str]
+) -> Kernels:
+    """Time of one step of this shape, and why its layers may exceed the limit. Steps of a token may be replayed."""
     layers = [module for module in model.modules() if isinstance(module, KernelLayer) and module.seconds]
     met = {layer: shape.rows if shape.rows in layer.seconds else min(layer.seconds) for layer in layers}
     has_unpacking = any(layer.kernels[rows].dequantizes for layer, rows in met.items())
     excess = "dequantization" if has_unpacking else "emulation" if emulated else "kernels"
+    between_s = _replayed_s if is_replayed and shape.new == 1 else _between_s
     return {
         "step_s": sum(layer.seconds[rows] for layer, rows in met.items()),
         "excess": excess,
-        "between_s": len(model.layers) * _between_s(model, cache, shape),
+        "between_s": between_s(model, cache, shape),
     }
 
 
 @torch.inference_mode()
+def _replayed_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> float:
+    """Median time of a recorded step without its layers."""
+    view = _store(cache, shape)
+    assert view is not None
+    view.cache.layers *= len(model.layers)  # all see the one
+    step = RecordedStep(model, view.cache, shape.batch, has_products=False)
+    step.place(view)
+    return _median_s(step.program.run, is_cuda=False)
+
+
+@torch.inference_mode()
 def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> float:
-    """Median time of what lies between the layers of one block."""
+    """Median time of what lies between the layers of one block, times the blocks."""
     block, config = model.layers[0], model.config
     assert isinstance(block, Block)
     attention = block.self_attn
@@ -65,7 +80,7 @@ def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> f
         block.mlp.gate(gate_up)
         torch.add(x, y)
 
-    return _median_s(between, is_cuda=like.is_cuda)
+    return len(model.layers) * _median_s(between, is_cuda=like.is_cuda)
 
 
 def _store(cache: KVCache | None, shape: StepShape) -> CacheView | None:

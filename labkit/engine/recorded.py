@@ -16,10 +16,13 @@ from labkit.model.transformer import Attention, Block, RMSNorm, Transformer
 
 
 class RecordedStep:
-    """One step of `batch` sequences that decode one token each; see `can_record`."""
+    """One step of `batch` sequences that decode one token each; see `can_record`.
 
-    def __init__(self, model: Transformer, cache: KVCache, batch: int) -> None:
-        self.model, self.cache, self.batch = model, cache, batch
+    Without `has_products` it leaves out the layers, and does only what lies between them.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache, batch: int, *, has_products: bool = True) -> None:
+        self.model, self.cache, self.batch, self.has_products = model, cache, batch, has_products
         head = model.lm_head
         assert isinstance(head, KernelLayer)
         self._head, self._version, self._stored = head, head.version, cache.layers[0]
@@ -30,7 +33,7 @@ class RecordedStep:
         self._places = torch.zeros(2, batch, dtype=torch.int64)
         calls = [call for block in _blocks(model) for call in self._block(block)]
         calls += [self._norm(model.norm), *self._product("logits", head, self._normed)[1]]
-        self._program = Program(calls)
+        self.program = Program(calls)
 
     @property
     def is_current(self) -> bool:
@@ -39,14 +42,18 @@ class RecordedStep:
 
     def __call__(self, tokens: list[int], view: CacheView) -> Tensor:
         """Logits [B, V] after one token of each sequence, which is stored on the way."""
-        self._places.copy_(view.places)
+        self.place(view)
         torch.index_select(self.model.embed_tokens.weight, 0, torch.tensor(tokens), out=self._x)
+        logits = torch.empty(self.batch, self._head.out_features, dtype=self._x.dtype)
+        self.program.set_output(logits)
+        self.program.run()
+        return logits
+
+    def place(self, view: CacheView) -> None:
+        """Say where the new tokens stand."""
+        self._places.copy_(view.places)
         for table, angles in zip(self.model.angles(self._x), (self._cos, self._sin), strict=True):
             torch.index_select(table, 0, self._places[1], out=angles)
-        logits = torch.empty(self.batch, self._head.out_features, dtype=self._x.dtype)
-        self._program.set_output(logits)
-        self._program.run()
-        return logits
 
     def _buffer(self, use: str, width: int) -> Tensor:
         """[B, width], the same in every block."""
@@ -93,9 +100,11 @@ class RecordedStep:
     def _product(self, use: str, layer: nn.Module | None, x: Tensor) -> tuple[Tensor, list[Call]]:
         """Where a layer's output will be, and the calls that write it."""
         assert isinstance(layer, KernelLayer)
+        y = self._buffer(use, layer.out_features)
+        if not self.has_products:
+            return y, []
         native = layer.kernels[self.batch].native
         assert native is not None
-        y = self._buffer(use, layer.out_features)
         return y, [native(layer).call(y, x), *([] if layer.bias is None else [rows.add_call(y, y, layer.bias)])]
 
 

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import pytest
 
 from labkit import optimizations
+from labkit.core.effort import EFFORTS
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
 from labkit.core.workload import WorkloadSpec
 from labkit.optimizations import CATALOG, Bound, Need, Optimization, Slot, bind
 from labkit.optimizations.base import check_knob
-from labkit.optimizations.build import build_engine
+from labkit.optimizations.build import build_engine, prepare_reference
 from labkit.ui.combinations import clash
 
 SPEC = WorkloadSpec("contract", "offline", 72, new_tokens=6, num_requests=3, shared_prefix_tokens=64)
@@ -116,14 +117,35 @@ def names_of_pair(one: type[Optimization], other: type[Optimization]) -> list[st
     return list(dict.fromkeys([*partners(one()), *partners(other()), one.name, other.name]))
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [pair for pair in combinations(CATALOG, 2) if not clash(*pair)],
-    ids=lambda kind: kind.name,
+ALLOWED_PAIRS = pytest.mark.parametrize(
+    ("one", "other"), [pair for pair in combinations(CATALOG, 2) if not clash(*pair)], ids=lambda kind: kind.name
 )
+
+
+@ALLOWED_PAIRS
 def test_every_allowed_pair_runs(
     one: type[Optimization], other: type[Optimization], tiny_model: str, tmp_path: Path
 ) -> None:
+    outputs, is_exact = outputs_of_pair(one, other, tiny_model, tmp_path)
+    if is_exact:  # in 16 bits the order of a sum decides between near equals
+        assert outputs[0] == outputs[1]
+
+
+@pytest.mark.slow
+@ALLOWED_PAIRS
+def test_every_allowed_pair_runs_on_a_trained_model(
+    one: type[Optimization], other: type[Optimization], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp()  # where kernels are chosen once for all pairs
+    outputs, is_exact = outputs_of_pair(one, other, "pylm", folder)
+    if is_exact:
+        assert outputs[0] == outputs[1]
+
+
+def outputs_of_pair(
+    one: type[Optimization], other: type[Optimization], model: str, folder: Path
+) -> tuple[list[list[tuple[int, ...]]], bool]:
+    """What a model says under two techniques and under what is lossy of them, and whether nothing is."""
     for kind in (one, other):
         if lacking := [need.missing() for need in kind.needs if need.missing()]:
             pytest.skip(f"{kind.name}: {lacking[0]}")
@@ -132,12 +154,26 @@ def test_every_allowed_pair_runs(
     lossy = Bound(tuple(optimization for optimization in bound.optimizations if not optimization.is_exact))
     for tried in (bound, lossy):
         with tried.process():
-            engine = build_engine(tried, model=tiny_model, device="cpu", cache_folder=tmp_path)
+            engine = build_engine(tried, model=model, device="cpu", cache_folder=folder)
             trace = engine.serve(engine.prepare(SPEC.draw(0)))
         assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
         outputs.append([request.output_ids for request in trace.requests])
-    if not lossy.optimizations:  # in 16 bits the order of a sum decides between near equals
-        assert outputs[0] == outputs[1]
+    return outputs, not lossy.optimizations
+
+
+@pytest.mark.slow
+def test_exact_techniques_leave_200_prompts_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the rule of `prove`: where a token differs, the two best logits were as good as equal, and that is rare."""
+    monkeypatch.setitem(EFFORTS, "rigorous", replace(EFFORTS["rigorous"], proof_prompts=200))
+    recipes = [with_partners(kind) for kind in CATALOG if kind.exact and not any(need.missing() for need in kind.needs)]
+    recipes += ["kv_cache + speculative(draft='half')", "kv_cache + static_batching(size=8)"]
+    bounds = [bind(recipe) for recipe in recipes]
+    assert all(bound.exact == bound for bound in bounds)
+    proofs = prepare_reference(bounds, model="pylm", device="cpu", effort="rigorous", cache_folder=tmp_path)
+    assert len(proofs) == len({bound.recipe.text for bound in bounds})
+    for recipe, proof in proofs.items():
+        assert proof["num_prompts"] == 200
+        assert proof["is_equal"], (recipe, proof["divergences"])
 
 
 @every
