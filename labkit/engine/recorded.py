@@ -111,16 +111,17 @@ class RecordedStep:
 def can_record(model: Transformer, cache: KVCache, batch: int) -> bool:
     """Whether all that a step of so many sequences does is native; asked after such a step has chosen its kernels."""
     blocks = _blocks(model)
-    layers = [
+    layers = (  # looked at one by one: the first that is not native decides, and this is asked before each such step
         layer
         for block in blocks
         for layer in (block.self_attn.qkv_proj, block.self_attn.o_proj, block.mlp.gate_up_proj, block.mlp.down_proj)
-    ]
+    )
     return (
         cache.has_native_attention
         and blocks[0].mlp.is_native
         and model.embed_tokens.weight.dtype == model.dtype
-        and all(_is_native(layer, batch) for layer in (*layers, model.lm_head))
+        and _is_native(model.lm_head, batch)
+        and all(_is_native(layer, batch) for layer in layers)
     )
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from labkit.model import sparse
 from labkit.model.choice import Shape, choose
 from labkit.model.kernels import KERNELS, Kernel
+from labkit.model.pages import copied
 
 _MIB = 2**20
 
@@ -255,7 +256,7 @@ def relocate(model: nn.Module) -> None:
     def move(tensor: Tensor) -> Tensor:
         key = sparse.address(tensor)
         if key not in moved:
-            moved[key] = tensor.clone()
+            moved[key] = copied(tensor)
         return moved[key]
 
     for parameter in model.parameters():

@@ -81,9 +81,11 @@ class TransformersPeer(Peer):
 
     def relocate(self) -> None:
         """See System."""
+        from labkit.model.pages import copied
+
         if self.settings.device == "cpu":
             for parameter in self._model.parameters():  # a tied one is listed once
-                parameter.data = parameter.data.clone()
+                parameter.data = copied(parameter.data)
 
     def facts(self) -> Mapping[str, Any]:
         """Weights as loaded (a tied head counted once), threads as torch reports them, and what was run."""
