@@ -10,7 +10,7 @@ from labkit.model.pages import HUGE_BYTES, copied
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
-@pytest.mark.parametrize("num_bytes", [12, HUGE_BYTES - 4, HUGE_BYTES, 3 * HUGE_BYTES + 20])
+@pytest.mark.parametrize("num_bytes", [16, HUGE_BYTES - 8, HUGE_BYTES, 3 * HUGE_BYTES + 24])
 def test_a_copy_is_equal_and_elsewhere(num_bytes: int, dtype: torch.dtype) -> None:
     original = torch.arange(num_bytes // dtype.itemsize).remainder(97).to(dtype).view(2, -1)
     copy = copied(original)
