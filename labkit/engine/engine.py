@@ -255,7 +255,7 @@ class Engine:
                 self.model,
                 self.cache,
                 typical(shapes),
-                is_replayed=self.executor.is_replayed,
+                replayed=self.config.sampler if self.executor.is_replayed else None,
                 emulated=emulated,
             )
             for phase, shapes in self.executor.shapes.items()

@@ -13,9 +13,10 @@ from dataclasses import replace
 import torch
 
 from labkit.bench.limit import Kernels
-from labkit.engine.cache import CacheView, KVCache
+from labkit.engine.cache import KVCache
 from labkit.engine.executor import StepShape
 from labkit.engine.recorded import RecordedStep
+from labkit.engine.sampler import Sampler
 from labkit.engine.sequence import Sequence as Request
 from labkit.model.linear import KernelLayer
 from labkit.model.transformer import Block, Transformer
@@ -31,30 +32,44 @@ def typical(shapes: Counter[StepShape]) -> StepShape:
 
 
 def probe(
-    model: Transformer, cache: KVCache | None, shape: StepShape, *, is_replayed: bool, emulated: Sequence[str]
+    model: Transformer,
+    cache: KVCache | None,
+    shape: StepShape,
+    *,
+    replayed: Sampler | None,
+    emulated: Sequence[str],
 ) -> Kernels:
-    """Time of one step of this shape, and why its layers may exceed the limit. Steps of a token may be replayed."""
+    """Time of one step of this shape, and why its layers may exceed the limit.
+
+    `replayed` is the sampler, where steps that decode one token are replayed: what lies around such a step counts, too.
+    """
     layers = [module for module in model.modules() if isinstance(module, KernelLayer) and module.seconds]
     met = {layer: shape.rows if shape.rows in layer.seconds else min(layer.seconds) for layer in layers}
     has_unpacking = any(layer.kernels[rows].dequantizes for layer, rows in met.items())
     excess = "dequantization" if has_unpacking else "emulation" if emulated else "kernels"
-    between_s = _replayed_s if is_replayed and shape.new == 1 else _between_s
+    if cache is not None and replayed is not None and shape.new == 1:
+        between_s = _replayed_s(model, cache, shape, replayed)
+    else:
+        between_s = _between_s(model, cache, shape)
     return {
         "step_s": sum(layer.seconds[rows] for layer, rows in met.items()),
         "excess": excess,
-        "between_s": between_s(model, cache, shape),
+        "between_s": between_s,
     }
 
 
 @torch.inference_mode()
-def _replayed_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> float:
-    """Median time of a recorded step without its layers."""
-    view = _store(cache, shape)
-    assert view is not None
-    view.cache.layers *= len(model.layers)  # all see the one
-    step = RecordedStep(model, view.cache, shape.batch, has_products=False)
-    step.place(view)
-    return _median_s(step.program.run, is_cuda=False)
+def _replayed_s(model: Transformer, cache: KVCache, shape: StepShape, sampler: Sampler) -> float:
+    """Median time of a recorded step without its layers, from the view of the cache to the next tokens."""
+    scratch, requests = _scratch(cache, shape)
+    scratch.layers *= len(model.layers)  # all see the one
+    step = RecordedStep(model, scratch, shape.batch, has_products=False)
+    tokens = [0] * shape.batch
+
+    def around() -> None:
+        sampler(step(tokens, scratch.view(requests, 1))).tolist()
+
+    return _median_s(around, is_cuda=False)
 
 
 @torch.inference_mode()
@@ -64,7 +79,10 @@ def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> f
     assert isinstance(block, Block)
     attention = block.self_attn
     heads = attention.num_heads + 2 * attention.num_kv_heads
-    store = _store(cache, shape)
+    store = None
+    if cache is not None:
+        scratch, requests = _scratch(cache, shape)
+        store = scratch.view(requests, shape.new)
     like = model.embed_tokens.weight
     x, qkv, gate_up = (
         torch.randn(shape.batch, shape.new, width, dtype=model.dtype, device=like.device)
@@ -83,10 +101,8 @@ def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> f
     return len(model.layers) * _median_s(between, is_cuda=like.is_cuda)
 
 
-def _store(cache: KVCache | None, shape: StepShape) -> CacheView | None:
-    """A view of a cache of one layer that is otherwise like this one, before a step of that shape."""
-    if cache is None:
-        return None
+def _scratch(cache: KVCache, shape: StepShape) -> tuple[KVCache, list[Request]]:
+    """A cache of one layer that is otherwise like this one, and what stands in it before a step of that shape."""
     scratch = KVCache(
         replace(cache.config, num_layers=1),
         dtype=cache.dtype,
@@ -99,7 +115,7 @@ def _store(cache: KVCache | None, shape: StepShape) -> CacheView | None:
     scratch.admit(requests)
     for request in requests:
         request.num_cached = past
-    return scratch.view(requests, shape.new)
+    return scratch, requests
 
 
 def _median_s(work: Callable[[], object], *, is_cuda: bool) -> float:

@@ -18,7 +18,7 @@ from labkit.model.transformer import Attention, Block, RMSNorm, Transformer
 class RecordedStep:
     """One step of `batch` sequences that decode one token each; see `can_record`.
 
-    Without `has_products` it leaves out the layers, and does only what lies between them.
+    Without `has_products` it leaves out the layers, for their share of the time; its logits then mean nothing.
     """
 
     def __init__(self, model: Transformer, cache: KVCache, batch: int, *, has_products: bool = True) -> None:
@@ -33,7 +33,7 @@ class RecordedStep:
         self._places = torch.zeros(2, batch, dtype=torch.int64)
         calls = [call for block in _blocks(model) for call in self._block(block)]
         calls += [self._norm(model.norm), *self._product("logits", head, self._normed)[1]]
-        self.program = Program(calls)
+        self._program = Program(calls)
 
     @property
     def is_current(self) -> bool:
@@ -42,18 +42,15 @@ class RecordedStep:
 
     def __call__(self, tokens: list[int], view: CacheView) -> Tensor:
         """Logits [B, V] after one token of each sequence, which is stored on the way."""
-        self.place(view)
-        torch.index_select(self.model.embed_tokens.weight, 0, torch.tensor(tokens), out=self._x)
-        logits = torch.empty(self.batch, self._head.out_features, dtype=self._x.dtype)
-        self.program.set_output(logits)
-        self.program.run()
-        return logits
-
-    def place(self, view: CacheView) -> None:
-        """Say where the new tokens stand."""
         self._places.copy_(view.places)
         for table, angles in zip(self.model.angles(self._x), (self._cos, self._sin), strict=True):
             torch.index_select(table, 0, self._places[1], out=angles)
+        torch.index_select(self.model.embed_tokens.weight, 0, torch.tensor(tokens), out=self._x)
+        logits = torch.empty(self.batch, self._head.out_features, dtype=self._x.dtype)
+        if self.has_products:
+            self._program.set_output(logits)
+        self._program.run()
+        return logits
 
     def _buffer(self, use: str, width: int) -> Tensor:
         """[B, width], the same in every block."""
