@@ -1,7 +1,7 @@
 """Probe: what a step's linear layers, and what lies between them, take on this machine.
 
 Layers were timed when their kernels were chosen. What lies between them, norms, rotation, attention and gates, is timed
-here in one block, on a scratch cache of one layer: all blocks are alike.
+here on a scratch cache: in one block, all are alike, or in a whole step where one is replayed.
 """
 
 import statistics
@@ -23,6 +23,7 @@ from labkit.model.transformer import Block, Transformer
 
 _LEAST_S = 0.01  # of repeats
 _LEAST_REPEATS = 3
+_MOST_SCRATCH_BYTES = 2**28
 
 
 def typical(shapes: Counter[StepShape]) -> StepShape:
@@ -61,8 +62,7 @@ def probe(
 @torch.inference_mode()
 def _replayed_s(model: Transformer, cache: KVCache, shape: StepShape, sampler: Sampler) -> float:
     """Median time of a recorded step without its layers, from the view of the cache to the next tokens."""
-    scratch, requests = _scratch(cache, shape)
-    scratch.layers *= len(model.layers)  # all see the one
+    scratch, requests = _scratch(cache, shape, num_layers=len(model.layers))
     step = RecordedStep(model, scratch, shape.batch, has_products=False)
     tokens = [0] * shape.batch
 
@@ -81,7 +81,7 @@ def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> f
     heads = attention.num_heads + 2 * attention.num_kv_heads
     store = None
     if cache is not None:
-        scratch, requests = _scratch(cache, shape)
+        scratch, requests = _scratch(cache, shape, num_layers=1)
         store = scratch.view(requests, shape.new)
     like = model.embed_tokens.weight
     x, qkv, gate_up = (
@@ -101,10 +101,15 @@ def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> f
     return len(model.layers) * _median_s(between, is_cuda=like.is_cuda)
 
 
-def _scratch(cache: KVCache, shape: StepShape) -> tuple[KVCache, list[Request]]:
-    """A cache of one layer that is otherwise like this one, and what stands in it before a step of that shape."""
+def _scratch(cache: KVCache, shape: StepShape, *, num_layers: int) -> tuple[KVCache, list[Request]]:
+    """A cache of so many layers that is otherwise like this one, and what stands in it before a step of that shape.
+
+    Where it would take too much memory, layers share theirs; those are so large that they are never found in a cache.
+    """
+    layer_bytes = cache.block_bytes // cache.config.num_layers * shape.batch * -(-shape.length // cache.block_size)
+    num_distinct = max(1, min(num_layers, _MOST_SCRATCH_BYTES // layer_bytes))
     scratch = KVCache(
-        replace(cache.config, num_layers=1),
+        replace(cache.config, num_layers=num_distinct),
         dtype=cache.dtype,
         compute_dtype=cache.compute_dtype,
         device=cache.device,
@@ -113,6 +118,9 @@ def _scratch(cache: KVCache, shape: StepShape) -> tuple[KVCache, list[Request]]:
     past = shape.length - shape.new
     requests = [Request(index, [0] * past, shape.new, arrival_s=0.0) for index in range(shape.batch)]
     scratch.admit(requests)
+    for part in (part for parts in scratch.layers for part in parts):
+        part.fill_(1)  # memory that was never written to has no pages to read
+    scratch.layers = [scratch.layers[index % num_distinct] for index in range(num_layers)]
     for request in requests:
         request.num_cached = past
     return scratch, requests
