@@ -101,11 +101,16 @@ def test_values_outside_the_rule_are_refused_by_name(kind: type[Optimization]) -
 
 @every
 def test_the_tiny_model_runs_under_it(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
+    check_runs_under(kind, tiny_model, tmp_path)
+
+
+def check_runs_under(kind: type[Optimization], model: str, folder: Path) -> None:
+    """A model answers under a technique, and as ever where it is exact."""
     outputs = []
     for recipe in ("", with_partners(kind)):
         bound = bind(recipe)
         with bound.process():
-            engine = build_engine(bound, model=tiny_model, device="cpu", cache_folder=tmp_path)
+            engine = build_engine(bound, model=model, device="cpu", cache_folder=folder)
             trace = engine.serve(engine.prepare(SPEC.draw(0)))
         assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
         outputs.append([request.output_ids for request in trace.requests])
