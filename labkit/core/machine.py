@@ -19,6 +19,7 @@ from typing import Any
 from labkit.core.errors import Unavailable, UsageError
 
 DEVICES = ("cpu", "cuda")
+C_COMPILERS = ("cc", "gcc", "clang")
 
 _LIBRARIES = ("numpy", "torch", "tensorflow", "transformers", "llama-cpp-python", "scikit-learn", "torchao", "gensim")
 _ISA = re.compile(r"^(avx|avx2|fma|f16c|avx512.*|avx_vnni|amx_.*|asimd.*|sve.*|i8mm|bf16)$")
@@ -111,6 +112,11 @@ def usable_cores() -> int:
     if quota.isdigit() and period.strip().isdigit():
         return max(1, min(allowed, int(quota) // int(period)))
     return allowed
+
+
+def c_compiler() -> str | None:
+    """Path of the C compiler that native kernels are compiled with; None where there is none."""
+    return next((path for name in C_COMPILERS if (path := shutil.which(name))), None)
 
 
 def emulated_dtypes(isa: Collection[str]) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ from labkit.bench.limit import predict
 from labkit.core.errors import LabkitError
 from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
-from labkit.engine.cost import DecoderCost
 from labkit.model.config import ModelConfig
 from labkit.model.source import sizes_of
 from labkit.optimizations import Bound, Optimization, Slot, bind
+from labkit.ui.forecast import cost_of
 
 LEAST_GAIN = 1.02
 """Predicted ratio above which a technique counts as paying; less could not be told from noise."""
@@ -83,7 +83,8 @@ def crossovers(run: Run, cache_folder: Path) -> tuple[Crossover, ...]:
         without = _without(bound, optimization)
         for axis, (points, at) in axes.items():
             gains = [
-                _pass_s(without, sizes, at(size), ceilings) / _pass_s(bound, sizes, at(size), ceilings)
+                _pass_s(without, sizes, at(size), run.device, ceilings)
+                / _pass_s(bound, sizes, at(size), run.device, ceilings)
                 for size in points
             ]
             if gains:
@@ -102,9 +103,9 @@ def _without(bound: Bound, left_out: Optimization) -> Bound:
     )
 
 
-def _pass_s(bound: Bound, sizes: ModelConfig, spec: WorkloadSpec, ceilings: Ceilings) -> float:
+def _pass_s(bound: Bound, sizes: ModelConfig, spec: WorkloadSpec, device: str, ceilings: Ceilings) -> float:
     """Predicted seconds of a pass; requests sent at once run as one batch."""
-    cost = bound.cost(DecoderCost.baseline(sizes, spec))
+    cost = cost_of(bound, sizes, spec, device)
     if spec.scenario == "offline" and not any(one.slot is Slot.SCHEDULER for one in bound.optimizations):
         cost = replace(cost, batch=spec.num_requests)
     return float(predict(cost.phases(), ceilings)["pass_s"])

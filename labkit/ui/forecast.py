@@ -1,18 +1,20 @@
 """Forecast: what can be said of a Recipe before it is measured: its bytes, the machine's limit, the predicted rate."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from labkit.bench.ceilings import known_ceilings
 from labkit.bench.limit import limit, predict
 from labkit.core.errors import LabkitError
+from labkit.core.machine import c_compiler
 from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
-from labkit.engine.cost import DecoderCost
+from labkit.engine.cost import REPLAYED_LAUNCHES_PER_LAYER, DecoderCost
+from labkit.model.config import ModelConfig
 from labkit.model.source import sizes_of
-from labkit.optimizations import bind
+from labkit.optimizations import Bound, bind
 from labkit.ui import units
 from labkit.ui.readings import value
 
@@ -58,7 +60,7 @@ def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_
         return None
     if sizes is None or ceilings is None or spec.new_tokens < 2:
         return None
-    cost = bound.cost(DecoderCost.baseline(sizes, spec))
+    cost = cost_of(bound, sizes, spec, device)
     phases = cost.phases()
     most: Mapping[str, Any] = limit(phases, ceilings)
     return Forecast(
@@ -71,3 +73,11 @@ def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_
         limit_per_s=most["decode_tok_per_s"],
         predicted_per_s=predict(phases, ceilings)["decode_tok_per_s"],
     )
+
+
+def cost_of(bound: Bound, sizes: ModelConfig, spec: WorkloadSpec, device: str) -> DecoderCost:
+    """What a Recipe should need on a device, its decoding steps replayed where native kernels can be had for them."""
+    cost = bound.cost(DecoderCost.baseline(sizes, spec))
+    if device == "cpu" and cost.is_cached and not cost.num_drafted and c_compiler():
+        return replace(cost, decode_launches=REPLAYED_LAUNCHES_PER_LAYER)
+    return cost

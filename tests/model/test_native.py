@@ -1,5 +1,6 @@
 """Native kernels: how they are built, and what the general test of kernels does not reach."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
     path = folder / "cc"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
-    monkeypatch.setattr(build.shutil, "which", lambda name: str(path))
+    monkeypatch.setattr(shutil, "which", lambda name: str(path))
 
 
 def is_usable() -> bool:
@@ -46,7 +47,7 @@ def is_usable() -> bool:
 
 
 def test_without_a_compiler_the_kernels_are_not_usable(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "no C compiler" in build.native().reason
     assert not is_usable()
 
@@ -318,7 +319,7 @@ def test_other_dtypes_and_a_machine_without_compiler_are_left_to_torch(
 ) -> None:
     assert not build.has_kernels(device="cpu", dtype=torch.float16)
     assert not build.has_kernels(device="cuda", dtype=torch.float32)
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not build.has_kernels(device="cpu", dtype=torch.float32)
 
 

@@ -10,6 +10,7 @@ from labkit.bench.ceilings import Ceilings
 from labkit.core.errors import UsageError
 from labkit.core.machine import machine
 from labkit.core.workload import WORKLOADS
+from labkit.engine.cost import LAUNCHES_PER_LAYER
 from labkit.ui.forecast import Forecast, forecast
 from tests.ui.conftest import make_run
 
@@ -50,6 +51,19 @@ def test_cheap_guesses_are_expected_to_pay_and_those_of_a_large_draft_are_not(fo
     assert half is not None
     assert ngram.limit_per_s > plain.limit_per_s > half.limit_per_s
     assert ngram.predicted_per_s > plain.predicted_per_s > half.predicted_per_s
+
+
+def test_a_step_that_is_replayed_is_expected_to_start_fewer_operations(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    for compiler in (None, "/usr/bin/cc"):
+        monkeypatch.setattr("labkit.ui.forecast.c_compiler", lambda compiler=compiler: compiler)
+        found = made("kv_cache + quantize", folder)
+        assert found is not None
+        rates.append(found.predicted_per_s)
+    launches_s = LAUNCHES_PER_LAYER * 12 * KNOWN.dispatch_s  # type: ignore[operator]
+    assert 1 / rates[0] - 1 / rates[1] == pytest.approx(launches_s)
 
 
 def test_what_was_measured_is_told_beside_what_is_expected(folder: Path) -> None:

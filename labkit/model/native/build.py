@@ -7,7 +7,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from labkit.core.errors import LabkitError
+from labkit.core.machine import C_COMPILERS, c_compiler
 from labkit.core.paths import cache_folder
 
 _SOURCES = tuple(
@@ -27,7 +27,6 @@ _SOURCES = tuple(
 _HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "product.h", "kernels.h"))
 # no -fopenmp: the sources take the threads of the OpenMP runtime that torch loaded, whichever that is
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
-_COMPILERS = ("cc", "gcc", "clang")
 _TIMEOUT_S = 60
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 
@@ -61,9 +60,9 @@ class Native:
 @cache
 def native() -> Native:
     """The kernels of this machine; compiles on the first use ever, later processes load what it left."""
-    compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
+    compiler = c_compiler()
     if compiler is None:
-        return Native(None, "", f"no C compiler found ({', '.join(_COMPILERS)})")
+        return Native(None, "", f"no C compiler found ({', '.join(C_COMPILERS)})")
     try:
         return Native(_load(_compiled(compiler)), compiler)
     except subprocess.CalledProcessError as error:
