@@ -20,7 +20,7 @@ _TERMS = {
     "flops": "arithmetic that outlasts memory",
     "kernels": "kernels slower than memory and arithmetic allow",
     "dequantization": "dequantization: kernels that write the weights out as floats before they multiply",
-    "between": "attention, norms and gates slower than memory allows",
+    "between": "what lies between the products: attention, norms, gates",
     "emulation": "emulation: arithmetic in a dtype that this processor converts to another and back",
     "drafts": "drafting tokens, the rejected ones too",
     "dispatch": "starting operations",
