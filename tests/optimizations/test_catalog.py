@@ -167,6 +167,7 @@ def outputs_of_pair(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # half a minute or more a technique
 def test_exact_techniques_leave_200_prompts_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By the rule of `prove`: where a token differs, the two best logits were as good as equal, and that is rare."""
     monkeypatch.setitem(EFFORTS, "rigorous", replace(EFFORTS["rigorous"], proof_prompts=200))
