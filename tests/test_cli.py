@@ -223,6 +223,15 @@ def test_peers_stand_beside_recipes_in_one_session(plans):
     assert all(recipe.startswith("peer:") for recipe in plan.recipes[:-1])
 
 
+def test_a_peer_that_lacks_a_package_is_left_out_with_a_note(plans, monkeypatch, capsys):
+    from labkit.ui import measuring
+
+    monkeypatch.setattr(measuring, "find_spec", lambda package: package not in ("torchao", "llama_cpp") or None)
+    assert cli.main(["peers", "--recipe", "kv_cache"]) == 0
+    assert [recipe.partition("(")[0] for recipe in plans[0].recipes] == ["peer:transformers"] * 2 + ["kv_cache"]
+    assert "labkit: peer torchao is not measured; not installed: torchao\n" in capsys.readouterr().err
+
+
 def test_a_prefix_is_saved_of_a_text_or_of_what_a_workload_shares(home, tiny_model, tmp_path, capsys):
     (tmp_path / "faq.txt").write_text("How do I measure? " * 8)
     recipe = ["--model", tiny_model, "--recipe", "kv_cache(block_size=16) + prefix_cache"]

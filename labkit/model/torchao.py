@@ -1,5 +1,7 @@
 """The same integers multiplied by torchao, for a reader who wonders why a library's int8 can be slower than 16 bits."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,21 +35,18 @@ class TorchaoLinear(KernelLayer):
         self.out_features, self.in_features = weight.shape
         self.bits, self.activation_bits, self.bias = bits, activation_bits, bias
         self.device_type = weight.device.type
-        if bits == 4 and (self.device_type == "cpu" or activation_bits == 8):
-            raise Unavailable(
-                f"torchao was asked for 4 bits with {activation_bits}-bit activations on {self.device_type}; "
-                "allowed: 8 bits, or 4 bits with float activations on cuda; remedy: kernel='fastest'"
-            )
+        config = scheme(
+            bits, activation_bits, group_size, device=self.device_type, remedy="8 bits, or kernel='fastest'"
+        )
         holder = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         holder.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
-        quantize_(holder, _config(bits, activation_bits, group_size))
+        quantize_(holder, config)
         self.tensor = holder.weight.data  # no parameter: it has no address that could be moved
 
     @property
     def num_bytes(self) -> int:  # type: ignore[override]
         """Memory that the weights take, in bytes."""
-        names, _ = self.tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-        return sum(getattr(self.tensor, name).nbytes for name in names)
+        return sum(part.nbytes for part in parts(self.tensor).values())
 
     def pack(self) -> None:
         """There is one kernel, torchao's, and no layout to choose."""
@@ -63,13 +62,29 @@ class TorchaoLinear(KernelLayer):
         return F.linear(x.to(torch.bfloat16), self.tensor).to(x.dtype)
 
 
-def _config(bits: int, activation_bits: int, group_size: int) -> object:
+def parts(tensor: Tensor) -> Mapping[str, Tensor]:
+    """The plain tensors by name that torchao made of a weight; {} for a weight that it left alone."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    return {name: getattr(tensor, name) for name in flatten()[0]} if flatten else {}
+
+
+def scheme(bits: int, activation_bits: int, group_size: int, *, device: str, remedy: str) -> object:
+    """What `torchao.quantization.quantize_` is told for weights and activations of so many bits, run eagerly.
+
+    Raises:
+        Unavailable: torchao has no such kernel for the device; ends with what the caller says is the `remedy`.
+    """
     from torchao.quantization import (
         Int4WeightOnlyConfig,
         Int8DynamicActivationInt8WeightConfig,
         Int8WeightOnlyConfig,
     )
 
+    if bits == 4 and (device == "cpu" or activation_bits == 8):
+        raise Unavailable(
+            f"torchao was asked for 4 bits with {activation_bits}-bit activations on {device}; its kernels of 4 bits "
+            f"take float activations and run on cuda; remedy: {remedy}"
+        )
     if bits == 4:
         return Int4WeightOnlyConfig(
             group_size=group_size, int4_packing_format="tile_packed_to_4d", set_inductor_config=False

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_PEERS: tuple[str, ...] = (
     "transformers(dtype='bf16')",
     "transformers(dtype='fp32')",
+    "torchao(dtype='int8wo')",
+    "torchao(dtype='int8dq')",
     "llama_cpp(dtype='f16')",
     "llama_cpp(dtype='q8_0')",
     "llama_cpp(dtype='q4_0')",
@@ -45,14 +47,31 @@ def _transformers() -> "type[Peer]":
     return TransformersPeer
 
 
+def _torchao() -> "type[Peer]":
+    from labkit.peers.torchao import TorchaoPeer
+
+    return TorchaoPeer
+
+
 def _llama_cpp() -> "type[Peer]":
     from labkit.peers.llama_cpp import LlamaCppPeer
 
     return LlamaCppPeer
 
 
-PEERS: Mapping[str, "Callable[[], type[Peer]]"] = {"transformers": _transformers, "llama_cpp": _llama_cpp}
+PEERS: Mapping[str, "Callable[[], type[Peer]]"] = {
+    "transformers": _transformers,
+    "torchao": _torchao,
+    "llama_cpp": _llama_cpp,
+}
 """Peers by name; the value imports the class when called."""
+
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "transformers": ("transformers",),
+    "torchao": ("torchao", "transformers"),
+    "llama_cpp": ("llama_cpp",),
+}
+"""The packages that a peer is made of."""
 
 OPTIONS: tuple[str, ...] = ("dtype", "batch")
 """What every peer can be told: the dtype of its weights, and the most requests it serves together."""

@@ -5,7 +5,9 @@ Source: Wolf et al., "Transformers: State-of-the-Art Natural Language Processing
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from labkit.core.errors import Unavailable
 from labkit.model.dtypes import DTYPES
@@ -36,21 +38,22 @@ class StampingStreamer:
 class TransformersPeer(Peer):
     """`AutoModelForCausalLM.generate` on the same checkpoint folder."""
 
-    dtypes = ("bf16", "fp32", "fp16")
+    name: ClassVar[str] = "transformers"
+    dtypes: ClassVar[tuple[str, ...]] = ("bf16", "fp32", "fp16")
     devices = ("cpu", "cuda")
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._library = import_package("transformers", peer="transformers", remedy='pip install "labkit[peers]"')
+        self._library = import_package("transformers", peer=self.name, remedy='pip install "labkit[peers]"')
         import torch
 
         if settings.device == "cuda" and not torch.cuda.is_available():
-            raise Unavailable("peer 'transformers' was asked to run on 'cuda'; this machine has none; use device cpu")
+            raise Unavailable(f"peer {self.name!r} was asked to run on 'cuda'; this machine has none; use device cpu")
         self._library.utils.logging.disable_progress_bar()
         torch.set_num_threads(settings.threads)
         self._model = self._library.AutoModelForCausalLM.from_pretrained(
             settings.source.folder,
-            dtype=DTYPES[settings.dtype],
+            dtype=DTYPES[self._loaded_dtype],
             attn_implementation="sdpa",
             local_files_only=True,
             use_safetensors=True,
@@ -84,15 +87,15 @@ class TransformersPeer(Peer):
         from labkit.model.pages import copied
 
         if self.settings.device == "cpu":
-            for parameter in self._model.parameters():  # a tied one is listed once
-                parameter.data = copied(parameter.data)
+            for tensor in self._tensors():
+                tensor.data = copied(tensor.data)
 
     def facts(self) -> Mapping[str, Any]:
         """Weights as loaded (a tied head counted once), threads as torch reports them, and what was run."""
         import torch
 
         return {
-            "weights_bytes": sum(parameter.nbytes for parameter in self._model.parameters()),
+            "weights_bytes": sum(tensor.nbytes for tensor in self._tensors()),
             "threads": torch.get_num_threads(),
             "version": f"transformers {self._library.__version__}, torch {torch.__version__}",
             "kernels": {"linear": f"torch {self.settings.dtype}", "attention": self._model.config._attn_implementation},
@@ -102,3 +105,12 @@ class TransformersPeer(Peer):
     def close(self) -> None:
         """Give the weights back."""
         del self._model
+
+    @property
+    def _loaded_dtype(self) -> str:
+        """Of the weights as the checkpoint is read, by its short name."""
+        return self.settings.dtype
+
+    def _tensors(self) -> list[Tensor]:
+        """What the weights are kept in; a tied one is listed once."""
+        return list(self._model.parameters())

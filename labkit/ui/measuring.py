@@ -12,7 +12,7 @@ from labkit.core.errors import StoreError
 from labkit.core.paths import cache_folder
 from labkit.core.recipe import Recipe
 from labkit.core.run import Run
-from labkit.peers import DEFAULT_PEERS
+from labkit.peers import DEFAULT_PEERS, PACKAGES
 from labkit.runner.plan import Plan
 from labkit.runner.session import Session
 from labkit.runner.target import PEER_PREFIX
@@ -49,11 +49,13 @@ def measure(plans: Sequence[Plan], *, json: str | None, report: Path | None) -> 
 
 
 def installed_peers() -> tuple[str, ...]:
-    """Entries for the default peers whose package is here; the others are named in a note."""
-    is_here = {name: find_spec(name) is not None for text in DEFAULT_PEERS for name in Recipe.parse(text).names}
-    for name in (name for name, is_installed in is_here.items() if not is_installed):
-        note(f"labkit: {name} is not installed, so it is not measured")
-    return tuple(PEER_PREFIX + text for text in DEFAULT_PEERS if is_here[Recipe.parse(text).names[0]])
+    """Entries for the default peers whose packages are here; the others are named in a note."""
+    missing = {name: [package for package in packages if not find_spec(package)] for name, packages in PACKAGES.items()}
+    names = {text: Recipe.parse(text).names[0] for text in DEFAULT_PEERS}
+    for name in dict.fromkeys(names.values()):
+        if missing[name]:
+            note(f"labkit: peer {name} is not measured; not installed: {', '.join(missing[name])}")
+    return tuple(PEER_PREFIX + text for text, name in names.items() if not missing[name])
 
 
 def note(text: str) -> None:

@@ -11,7 +11,7 @@ from labkit.bench.system import System
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe
 from labkit.core.workload import Request, Workload, WorkloadSpec
-from labkit.peers import DEFAULT_PEERS, DEFAULT_RECIPES, PEERS, default_recipes, open_peer
+from labkit.peers import DEFAULT_PEERS, DEFAULT_RECIPES, PACKAGES, PEERS, default_recipes, open_peer
 from labkit.peers.base import Peer, Settings, TokenIds
 
 
@@ -22,11 +22,12 @@ def opened(name: str, tmp_path: Path, *, model: str = "none", device: str = "cpu
 @pytest.mark.parametrize(
     ("name", "device", "options", "message"),
     [
-        ("vllm", "cpu", {}, "unknown peer 'vllm'; allowed: transformers, llama_cpp"),
+        ("vllm", "cpu", {}, "unknown peer 'vllm'; allowed: transformers, torchao, llama_cpp"),
         ("transformers", "cpu", {"beams": 2}, "unknown option of peer 'transformers' 'beams'; allowed: dtype, batch"),
         ("llama_cpp", "cpu", {"dtype": "fp32"}, "unknown dtype of peer 'llama_cpp' 'fp32'; allowed: f16, q8_0, q4_0"),
         ("transformers", "cpu", {"batch": 0}, "peer 'transformers': batch is 0; allowed: whole numbers from 1"),
         ("transformers", "cpu", {"batch": True}, "batch is True"),
+        ("torchao", "cpu", {"dtype": "fp32"}, "dtype of peer 'torchao' 'fp32'; allowed: int8wo, int8dq, int4wo"),
         ("llama_cpp", "cuda", {}, "peer 'llama_cpp' was asked to run on 'cuda'; it runs on: cpu"),
     ],
 )
@@ -43,6 +44,8 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     ("name", "package", "remedy"),
     [
         ("transformers", "transformers", 'pip install "labkit[peers]"'),
+        ("torchao", "torchao.quantization", 'pip install "labkit[peers]"'),
+        ("torchao", "transformers", 'pip install "labkit[peers]"'),
         ("llama_cpp", "llama_cpp", "pip install llama-cpp-python"),
     ],
 )
@@ -61,6 +64,7 @@ def test_defaults_are_recipes_that_peers_and_parser_understand() -> None:
     for text in DEFAULT_PEERS:
         (step,) = Recipe.parse(text).steps
         assert dict(step.knobs)["dtype"] in PEERS[step.name]().dtypes
+    assert PACKAGES.keys() == PEERS.keys()
     assert default_recipes(1) == DEFAULT_RECIPES
     for text, recipe in zip(default_recipes(8), DEFAULT_RECIPES, strict=True):
         assert Recipe.parse(text).to_dict() == {**Recipe.parse(recipe).to_dict(), "static_batching": {"size": 8}}
