@@ -20,8 +20,7 @@ from labkit.core.run import Run
 from labkit.core.workload import Request, WorkloadSpec
 from labkit.core.workload import workload as named_workload
 from labkit.runner.plan import Plan
-from labkit.runner.process import WORKER_COMMAND
-from labkit.runner.session import OnProgress, Session
+from labkit.runner.session import WORKER_COMMAND, OnProgress, Session
 from labkit.runner.store import FILE_NAME, Store
 
 if TYPE_CHECKING:

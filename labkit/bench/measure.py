@@ -223,7 +223,7 @@ def _pass(system: System, spec: WorkloadSpec, index: int) -> Measured:
     prepared = system.prepare(spec.draw(index))
     if spec.cache_state == "cold":
         system.drop_caches()
-    with _garbage_kept():
+    with garbage_kept():
         before = CoreTime.now()
         trace = system.serve(prepared)
         after = CoreTime.now()
@@ -231,7 +231,7 @@ def _pass(system: System, spec: WorkloadSpec, index: int) -> Measured:
 
 
 @contextmanager
-def _garbage_kept() -> Iterator[None]:
+def garbage_kept() -> Iterator[None]:
     """No collection inside; what is alive at entry is not looked at again until the end."""
     was_enabled = gc.isenabled()
     gc.collect(1)  # the young: what the last pass left; all of a worker's objects would take longer than many a pass

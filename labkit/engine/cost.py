@@ -41,6 +41,7 @@ class DecoderCost:
     `prefix_bytes`.
     `num_linear_parameters` are those of the blocks' linear layers where they differ from what `config` says, `density`
     is the share of them that is not zero, and `num_build_copies` is how many fp32 copies of all weights building holds.
+    All of this is held `replicas` times, by processes that each run batches of their own at the same time.
 
     A decoding step gives a sequence `tokens_per_step` tokens; for that `num_drafted` are computed beside the last one,
     after a `draft` model, if there is one, has run once for each. `has_weights`: it holds its own, none are another's.
@@ -67,6 +68,7 @@ class DecoderCost:
     num_linear_parameters: float | None = None
     density: float = 1.0
     num_build_copies: float = 1.0
+    replicas: int = 1
 
     @classmethod
     def baseline(cls, config: ModelConfig, spec: WorkloadSpec) -> "DecoderCost":
@@ -120,8 +122,7 @@ class DecoderCost:
         A draft model adds phases of its own, `draft prefill` and `draft`, both in the time of decoding.
         """
         spec = self.spec
-        width = 1 if spec.scenario == "single_stream" else min(self.batch, spec.num_requests)
-        waves = -(-spec.num_requests // width)
+        width, waves, num_busy = self._waves()
         mean_context = spec.prompt_tokens + spec.new_tokens / 2
         num_empty = 1 if spec.cache_state == "cold" else 0  # waves that find nothing stored
         copied = self.cached_prompt_tokens * (waves - num_empty) / waves
@@ -135,7 +136,7 @@ class DecoderCost:
         )
         phases = {"prefill": prefill}
         if spec.new_tokens == 1:
-            return Cost(phases)
+            return _at_once(phases, num_busy)
         num_steps = waves * (spec.new_tokens - 1) / self.tokens_per_step
         num_logits = 1 + self.num_drafted
         new, past = (num_logits, mean_context) if self.is_cached else (mean_context, 0.0)
@@ -158,7 +159,17 @@ class DecoderCost:
             num_outputs=spec.num_requests * (spec.new_tokens - 1),
             launches=self.decode_launches,
         )
-        return Cost(phases)
+        return _at_once(phases, num_busy)
+
+    def _waves(self) -> tuple[int, int, float]:
+        """Requests in a batch, batches one after another, and how many replicas run one at a time on average."""
+        num = self.spec.num_requests
+        if self.spec.scenario == "single_stream":
+            return 1, num, 1.0
+        width = min(self.batch, -(-num // self.replicas))
+        num_batches = -(-num // width)
+        waves = -(-num_batches // self.replicas)
+        return width, waves, num_batches / waves
 
     def _step(
         self,
@@ -187,3 +198,17 @@ class DecoderCost:
             flops_by_dtype={self.dtype: width * (linear + attention)},
             kernel_launches=(launches + COPY_LAUNCHES_PER_LAYER * bool(copied)) * config.num_layers + LAUNCHES_OUTSIDE,
         )
+
+
+def _at_once(phases: dict[str, Phase], num: float) -> Cost:
+    """Cost of phases that so many processes run at the same time: they share memory and arithmetic, not dispatch."""
+    return Cost(
+        {
+            name: replace(
+                phase,
+                bytes_by_kind={kind: num * num_bytes for kind, num_bytes in phase.bytes_by_kind.items()},
+                flops_by_dtype={dtype: num * flops for dtype, flops in phase.flops_by_dtype.items()},
+            )
+            for name, phase in phases.items()
+        }
+    )

@@ -124,6 +124,11 @@ class Engine:
         """What earlier prompts left for later ones, where the Recipe keeps it."""
         return self.cache.prefixes if self.cache is not None else None
 
+    @property
+    def reusable_tokens(self) -> int:
+        """Tokens that a prompt must have before it leaves something for later ones; 0 where nothing is kept."""
+        return self.cache.block_size if self.cache is not None and self.prefixes is not None else 0
+
     def relocate(self) -> None:
         """Move the weights; a model that no cache holds has so many pages that their luck evens out, and stays."""
         models = self._models()
@@ -153,7 +158,7 @@ class Engine:
             Sequence(index, list(ids), request.max_new_tokens, request.arrival_s)
             for index, (request, ids) in enumerate(prepared.requests)
         ]
-        before = self._counters()
+        before = self.counters()
         start_ns = time.perf_counter_ns()
 
         def now_s() -> float:
@@ -172,7 +177,7 @@ class Engine:
         except BaseException:
             self._forget(sequences)
             raise
-        counters = {name: count - before[name] for name, count in self._counters().items()}
+        counters = {name: count - before[name] for name, count in self.counters().items()}
         if self.prefixes is not None:
             counters["prefix_bytes"] = float(self.prefixes.num_bytes)
         return Trace(tuple(sequence.trace() for sequence in sequences), duration_s, counters)
@@ -199,7 +204,8 @@ class Engine:
         if self.cache is not None:
             self.cache.release(sequences)
 
-    def _counters(self) -> dict[str, float]:
+    def counters(self) -> dict[str, float]:
+        """What was counted since it was built; what passes say of it is the difference."""
         prefixes = self.prefixes.counters if self.prefixes is not None else {}
         return {"steps": float(self.num_steps), **prefixes, **self.decoding.counters}
 

@@ -11,12 +11,13 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from labkit.bench.system import System
 from labkit.core.effort import EFFORTS
 from labkit.core.paths import write_whole
 from labkit.core.stdlib import held_out_text
@@ -40,6 +41,14 @@ PROOF_NEW_TOKENS = 32
 PROOF_PROMPT_TOKENS = 48
 
 _REFERENCE_BYTES = 256 * 2**20
+
+
+class Provable(System, Protocol):
+    """A System whose output can be held against an Engine's: an Engine, or what a technique puts around it."""
+
+    @property
+    def reusable_tokens(self) -> int:
+        """See Engine."""
 
 
 def evaluate(engine: "Engine", effort: str) -> dict[str, float]:
@@ -140,7 +149,7 @@ def _windows(engine: "Engine", num_tokens: int) -> Tensor:
     return torch.tensor([encode(text[start : start + WINDOW * 12])[:WINDOW] for start in starts])
 
 
-def prove(reference: "Engine", candidate: "Engine", recipe: str, effort: str) -> dict[str, Any]:
+def prove(reference: "Engine", candidate: Provable, recipe: str, effort: str) -> dict[str, Any]:
     """Serve prompts greedily with `candidate` and check every token against the naive reference, both in fp32.
 
     The reference computes each finished text in one uncached forward pass: under causal attention its logits at a
@@ -154,12 +163,12 @@ def prove(reference: "Engine", candidate: "Engine", recipe: str, effort: str) ->
     spec = WorkloadSpec(
         "proof",
         "offline",
-        prompt_tokens=_proof_prompt_tokens(candidate),
+        prompt_tokens=_proof_prompt_tokens(candidate, reference.model.config.max_positions),
         new_tokens=PROOF_NEW_TOKENS,
         num_requests=num_prompts,
     )
     prepared = candidate.prepare(spec.draw(0))
-    if candidate.prefixes is not None:
+    if candidate.reusable_tokens:
         candidate.serve(prepared)  # so that what is proven below begins with what this leaves
     trace = candidate.serve(prepared)
     divergences = []
@@ -182,12 +191,9 @@ def prove(reference: "Engine", candidate: "Engine", recipe: str, effort: str) ->
     return proof
 
 
-def _proof_prompt_tokens(candidate: "Engine") -> int:
+def _proof_prompt_tokens(candidate: Provable, max_positions: int) -> int:
     """Length of a proof's prompts; where prefixes are kept, a block more, so that there is something to reuse."""
-    if candidate.cache is None or candidate.prefixes is None:
-        return PROOF_PROMPT_TOKENS
-    most = candidate.model.config.max_positions - PROOF_NEW_TOKENS
-    return min(PROOF_PROMPT_TOKENS + candidate.cache.block_size, most)
+    return min(PROOF_PROMPT_TOKENS + candidate.reusable_tokens, max_positions - PROOF_NEW_TOKENS)
 
 
 def read_proof(source: "ModelSource", device: str, recipe: str, effort: str, folder: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
-from labkit.optimizations.base import Context, Need, Optimization, Slot, knob
+from labkit.optimizations.base import Blueprint, Context, Need, Optimization, Slot, knob
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.low_rank import LowRank
 from labkit.optimizations.precision import Precision
@@ -16,6 +16,7 @@ from labkit.optimizations.prefix_cache import PrefixCache
 from labkit.optimizations.preload import Preload
 from labkit.optimizations.prune import Prune
 from labkit.optimizations.quantize import Quantize
+from labkit.optimizations.replicas import Replicas
 from labkit.optimizations.speculative import Speculative
 from labkit.optimizations.static_batching import StaticBatching
 from labkit.optimizations.threads import Threads
@@ -23,7 +24,7 @@ from labkit.optimizations.threads import Threads
 if TYPE_CHECKING:
     from labkit.engine.cost import DecoderCost
 
-__all__ = ["CATALOG", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob"]
+__all__ = ["CATALOG", "Blueprint", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob"]
 
 CATALOG: tuple[type[Optimization], ...] = (
     Prune,
@@ -36,6 +37,7 @@ CATALOG: tuple[type[Optimization], ...] = (
     StaticBatching,
     Speculative,
     Threads,
+    Replicas,
 )
 """Every technique, in the order its hooks run and tables list it."""
 
@@ -53,8 +55,8 @@ class Bound:
 
     @property
     def exact(self) -> "Bound":
-        """Just the techniques whose output must be identical."""
-        return Bound(tuple(optimization for optimization in self.optimizations if optimization.is_exact))
+        """Just the techniques whose output must be identical, as a proof runs them."""
+        return Bound(tuple(optimization.provable for optimization in self.optimizations if optimization.is_exact))
 
     def cost(self, cost: "DecoderCost") -> "DecoderCost":
         """What all techniques together make of the baseline's cost."""

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from labkit.bench.system import System
     from labkit.engine.config import EngineConfig
     from labkit.engine.cost import DecoderCost
+    from labkit.engine.quality import Provable
     from labkit.model.transformer import Transformer
 
 
@@ -74,6 +74,16 @@ class Context:
             write_whole(path, lambda temporary: save_file(tensors, temporary))
         # copies: tensors in a file lie at any address, and kernels of torch take only aligned ones
         return {name: tensor.clone() for name, tensor in load_file(path, device=self.device).items()}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What an Engine is built from, as plain data that another process can build it from as well."""
+
+    recipe: str
+    model: str
+    device: str
+    cache_folder: str
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,11 @@ class Optimization:
         """Techniques that must stand beside it with these knobs; the class states what all of them require."""
         return self.requires
 
+    @property
+    def provable(self) -> "Optimization":
+        """It as a proof runs it: without knobs that a process can set only once, since a proof shares its process."""
+        return self
+
     @cached_property
     def step(self) -> Step:
         """The canonical step: only knobs that differ from their default, in the order they are declared."""
@@ -152,8 +167,8 @@ class Optimization:
         """Hand the engine the mechanism."""
         return config
 
-    def wrap(self, build: "Callable[[], System]") -> "System":
-        """Build a System around the whole one."""
+    def wrap(self, build: "Callable[[], Provable]", blueprint: Blueprint) -> "Provable":
+        """Build a System around the whole one, or around others that are built from its blueprint elsewhere."""
         return build()
 
     def cost(self, cost: "DecoderCost") -> "DecoderCost":

@@ -1,16 +1,18 @@
 """From a bound Recipe to a running Engine, and the reference that its output is held against."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import Unavailable
-from labkit.optimizations import Bound, Context, Slot
+from labkit.optimizations import Blueprint, Bound, Context, Slot
 
 if TYPE_CHECKING:
     from labkit.engine.engine import Engine
+    from labkit.engine.quality import Provable
     from labkit.model.source import ModelSource
 
 
@@ -29,6 +31,18 @@ def build_engine(bound: Bound, *, model: str, device: str, cache_folder: Path) -
 
     check_device(device)
     return _build(bound, open_model(model), device, cache_folder)
+
+
+def build_system(bound: Bound, *, model: str, device: str, cache_folder: Path) -> "Provable":
+    """The same, with what techniques put around the whole Engine; raises like `build_engine`."""
+    build = partial(build_engine, bound, model=model, device=device, cache_folder=cache_folder)
+    return _wrapped(bound, build, Blueprint(bound.recipe.text, model, device, str(cache_folder)))
+
+
+def _wrapped(bound: Bound, build: "Callable[[], Provable]", blueprint: Blueprint) -> "Provable":
+    for optimization in bound.optimizations:
+        build = partial(optimization.wrap, build, blueprint)
+    return build()
 
 
 def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path) -> "Engine":
@@ -87,8 +101,9 @@ def prepare_reference(
     quality.write_reference(baseline, effort)
     for text, exact in exacts.items():
         if text not in proofs:
-            with exact.process():
-                candidate = _build(exact, source, device, cache_folder)
+            build = partial(_build, exact, source, device, cache_folder)
+            blueprint = Blueprint(text, model, device, str(cache_folder))
+            with exact.process(), closing(_wrapped(exact, build, blueprint)) as candidate:
                 proofs[text] = quality.prove(baseline, candidate, text, effort)
     return proofs
 

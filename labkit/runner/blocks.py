@@ -9,8 +9,8 @@ from labkit.bench.measure import change_noise, machine_noise
 from labkit.bench.validity import Calibrations, block_is_disturbed
 from labkit.core.run import Pass
 from labkit.core.trace import Trace
-from labkit.runner.crew import Crew
-from labkit.runner.process import Event, WorkerProcess
+from labkit.processes.crew import Crew
+from labkit.processes.process import Event, WorkerProcess
 from labkit.runner.subject import Subject
 
 _ANSWER_TIMEOUT_S = 60.0

@@ -1,5 +1,6 @@
 """Memory: what a recipe will need, what the machine has, what a process has held."""
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, de
         cache += _cache_bytes(cost.draft)
     building = max(0, int(4 * config.num_parameters * cost.num_build_copies) - held)
     held += cache + cost.prefix_bytes + _PROCESS_BYTES
+    if cost.replicas > 1:  # and the process that hands out their requests
+        held, building = cost.replicas * held + _PROCESS_BYTES, cost.replicas * building
     return Need(recipe.text or "baseline", device, held, building)
 
 
@@ -88,23 +91,42 @@ def forget_peak_memory(device: str) -> None:
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):  # no Linux, or a sandbox that forbids it: the peak then includes the building
-        Path("/proc/self/clear_refs").write_text("5")
+    for process in _own_processes():
+        with suppress(OSError):  # no Linux, or a sandbox that forbids it: the peak then includes the building
+            Path(f"/proc/{process}/clear_refs").write_text("5")
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Most memory this process has held: resident on the CPU, allocated by torch on CUDA."""
+    """Most memory this process has held: resident on the CPU, allocated by torch on CUDA.
+
+    On the CPU the peaks of the processes that it started are added, pages that they share counted in each.
+    """
     if device.startswith("cuda"):
         import torch
 
         return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.exists():  # not ru_maxrss, which a child inherits from the process that started it
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+    if Path("/proc/self/status").exists():  # not ru_maxrss, which a child inherits from the process that started it
+        return sum(map(_peak_of, _own_processes()))
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _own_processes() -> list[int]:
+    """Ids of this process and of all that it started."""
+    import psutil
+
+    return [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
+
+
+def _peak_of(process: int) -> int:
+    """Most memory that a process has held, in bytes; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]  # none in a zombie
+    return 1024 * sum(peaks)
 
 
 def _is_overfull(needs: Sequence[Need], device: str, free_bytes: int) -> bool:

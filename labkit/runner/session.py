@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +17,16 @@ from labkit.core.errors import StoreError
 from labkit.core.inference import smallest_resolving_blocks
 from labkit.core.machine import machine
 from labkit.core.run import Run
+from labkit.processes.crew import Cancelled, Crew
+from labkit.processes.process import WorkerProcess
 from labkit.runner.blocks import Live, Round, pass_of
-from labkit.runner.crew import Cancelled, Crew
 from labkit.runner.memory import Need, plan_rounds
 from labkit.runner.plan import Plan, Progress
-from labkit.runner.process import WORKER_COMMAND, WorkerProcess
 from labkit.runner.store import Store
 from labkit.runner.subject import Header, Subject
 from labkit.runner.target import Order
+
+WORKER_COMMAND = (sys.executable, "-P", "-m", "labkit.runner.worker")
 
 _STAGE_TIMEOUT_S = 3600.0  # to load or warm up the largest model on the slowest machine
 _PROGRESS_INTERVAL_S = 0.5

@@ -15,8 +15,8 @@ from labkit.core.errors import LabkitError, UsageError, WorkerDied
 from labkit.core.metrics import summarize
 from labkit.core.run import Fault, Pass, Run
 from labkit.core.workload import WorkloadSpec
+from labkit.processes.process import Event
 from labkit.runner.plan import Entry
-from labkit.runner.process import Event
 
 
 def new_id() -> str:

@@ -131,16 +131,16 @@ class TargetOpener:
 @contextmanager
 def _open_engine(order: Order) -> Iterator[Target]:
     from labkit.optimizations import bind
-    from labkit.optimizations.build import build_engine
+    from labkit.optimizations.build import build_system
 
     bound = bind(order.steps)
     with bound.process() as process:
         start_s = time.perf_counter()
-        engine = build_engine(bound, model=order.model, device=order.device, cache_folder=Path(order.cache_folder))
+        system = build_system(bound, model=order.model, device=order.device, cache_folder=Path(order.cache_folder))
         try:
-            yield Target(engine, time.perf_counter() - start_s, process)
+            yield Target(system, time.perf_counter() - start_s, process)
         finally:
-            engine.close()
+            system.close()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ Commands on stdin, events on stdout, one JSON line each:
     calibrate                           → calibration {seconds}
     close                               → closed, after which there is nothing left that a kill could spoil
 
-An error is one event {kind: "usage" | "failed", text}, after which the worker ends.
+An error is one event {kind: "usage" | "died" | "failed", text}, after which the worker ends.
 """
 
 import sys
@@ -25,9 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from labkit.core.errors import LabkitError, UsageError
 from labkit.core.workload import WorkloadSpec
-from labkit.runner.channel import Channel
+from labkit.processes.channel import Channel, error_event
 from labkit.runner.memory import forget_peak_memory, peak_memory_bytes
 from labkit.runner.target import Opener, Order, Target, TargetOpener
 
@@ -129,9 +128,7 @@ def main(opener: Opener) -> int:
         Worker(channel, opener).run()
     except Exception as error:  # whatever a model or a library raises is this Run's answer, not a crash of the lab
         traceback.print_exc()
-        kind = "usage" if isinstance(error, UsageError) else "failed"
-        text = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
-        channel.send("error", kind=kind, text=" ".join(text.split()))
+        channel.send("error", **error_event(error))
         return 1
     return 0
 

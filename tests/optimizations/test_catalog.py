@@ -1,6 +1,7 @@
 """The contract that every technique in the catalog keeps; it runs over whatever the catalog holds."""
 
 import inspect
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +16,7 @@ from labkit.core.recipe import Recipe, Step
 from labkit.core.workload import WorkloadSpec
 from labkit.optimizations import CATALOG, Bound, Need, Optimization, Slot, bind
 from labkit.optimizations.base import check_knob
-from labkit.optimizations.build import build_engine, prepare_reference
+from labkit.optimizations.build import build_engine, build_system, prepare_reference
 from labkit.ui.combinations import clash
 
 SPEC = WorkloadSpec("contract", "offline", 72, new_tokens=6, num_requests=3, shared_prefix_tokens=64)
@@ -95,6 +96,8 @@ def test_values_outside_the_rule_are_refused_by_name(kind: type[Optimization]) -
     for field in fields(kind):
         no_text = "nonsense" if not field.metadata["is_open"] else "" if field.default else 0.5
         for value in (no_text, True, None, -1, 10**18):
+            if any(value is choice for choice in field.metadata["choices"]):
+                continue
             with pytest.raises(UsageError, match=field.name):
                 kind(**{field.name: value})
 
@@ -106,16 +109,22 @@ def test_the_tiny_model_runs_under_it(kind: type[Optimization], tiny_model: str,
 
 def check_runs_under(kind: type[Optimization], model: str, folder: Path) -> None:
     """A model answers under a technique, and as ever where it is exact."""
+    skip_without_needs(kind)
     outputs = []
     for recipe in ("", with_partners(kind)):
         bound = bind(recipe)
-        with bound.process():
-            engine = build_engine(bound, model=model, device="cpu", cache_folder=folder)
-            trace = engine.serve(engine.prepare(SPEC.draw(0)))
+        with bound.process(), closing(build_system(bound, model=model, device="cpu", cache_folder=folder)) as system:
+            trace = system.serve(system.prepare(SPEC.draw(0)))
         assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
         outputs.append([request.output_ids for request in trace.requests])
     if kind.exact:
         assert outputs[0] == outputs[1]
+
+
+def skip_without_needs(*kinds: type[Optimization]) -> None:
+    for kind in kinds:
+        if lacking := [need.missing() for need in kind.needs if need.missing()]:
+            pytest.skip(f"{kind.name}: {lacking[0]}")
 
 
 def names_of_pair(one: type[Optimization], other: type[Optimization]) -> list[str]:
@@ -151,16 +160,13 @@ def outputs_of_pair(
     one: type[Optimization], other: type[Optimization], model: str, folder: Path
 ) -> tuple[list[list[tuple[int, ...]]], bool]:
     """What a model says under two techniques and under what is lossy of them, and whether nothing is."""
-    for kind in (one, other):
-        if lacking := [need.missing() for need in kind.needs if need.missing()]:
-            pytest.skip(f"{kind.name}: {lacking[0]}")
+    skip_without_needs(one, other)
     outputs = []
     bound = bind(" + ".join(names_of_pair(one, other)))
     lossy = Bound(tuple(optimization for optimization in bound.optimizations if not optimization.is_exact))
     for tried in (bound, lossy):
-        with tried.process():
-            engine = build_engine(tried, model=model, device="cpu", cache_folder=folder)
-            trace = engine.serve(engine.prepare(SPEC.draw(0)))
+        with tried.process(), closing(build_system(tried, model=model, device="cpu", cache_folder=folder)) as system:
+            trace = system.serve(system.prepare(SPEC.draw(0)))
         assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
         outputs.append([request.output_ids for request in trace.requests])
     return outputs, not lossy.optimizations
@@ -184,6 +190,7 @@ def test_exact_techniques_leave_200_prompts_as_they_were(monkeypatch: pytest.Mon
 
 @every
 def test_it_states_what_it_changes_in_the_cost(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
+    skip_without_needs(kind)
     costs = [
         build_engine(
             bind(WORTHWHILE.get(kind.name, with_partners(kind)) if is_on else with_partners(kind, is_on=False)),
@@ -281,22 +288,6 @@ def test_a_missing_need_is_unavailable_with_the_reason(monkeypatch: pytest.Monke
     need = Need("a compiler", lambda: "no c++ was found; install g++")
     with pytest.raises(Unavailable, match=r"other needs a compiler: no c\+\+ was found; install g\+\+"):
         bind_beside(monkeypatch, "other", needs=(need,))
-
-
-def test_threads_are_set_read_back_and_given_back() -> None:
-    import torch
-
-    before = torch.get_num_threads()
-    with bind("threads(num=1)").process() as facts:
-        assert facts == {"threads": 1}
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
-
-
-def test_more_threads_than_cores_are_refused() -> None:
-    with pytest.raises(UsageError, match="threads\\(num=1024\\) was asked for; this process may use"):  # noqa: SIM117
-        with bind("threads(num=1024)").process():
-            pass
 
 
 def test_cuda_without_a_device_is_unavailable(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Channel: the worker's side of the pipe to its session. JSON lines: commands come in on stdin, events go out.
+"""Channel: a worker's side of the pipe to its parent. JSON lines: commands come in on stdin, events go out.
 
 Events leave through a private copy of stdout; fd 1 itself is turned into stderr, so nothing that a library
 prints can end up between them.
@@ -12,9 +12,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from labkit.core.errors import LabkitError, UsageError, WorkerDied
+
 
 class Channel:
-    """Commands of the session and events for it. Takes over stdin and stdout of the process."""
+    """Commands of the parent and events for it. Takes over stdin and stdout of the process."""
 
     def __init__(self) -> None:
         self._events = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -23,7 +25,7 @@ class Channel:
         threading.Thread(target=self._listen, name="commands", daemon=True).start()
 
     def send(self, event: str, **fields: Any) -> None:
-        """Answer the session with one event."""
+        """Answer with one event."""
         self._events.write(json.dumps({"event": event, **fields}, separators=(",", ":")) + "\n")
         self._events.flush()
 
@@ -32,11 +34,16 @@ class Channel:
         while True:
             yield self._commands.get()
 
+    def waiting(self) -> Iterator[dict[str, Any]]:
+        """Commands that are here already. Never waits."""
+        while not self._commands.empty():
+            yield self._commands.get()
+
     def _listen(self) -> None:
-        """Queue commands until the session is gone, then end the process group, whatever it is busy with.
+        """Queue commands until the parent is gone, then end the process group, whatever it is busy with.
 
         The end of stdin tells it, not prctl's death signal: that one leaves the worker's own children behind, and comes
-        when a mere thread of the session ends.
+        when a mere thread of the parent ends.
         """
         pending = b""
         # os.read, not sys.stdin: a thread that waits inside a buffered reader aborts the interpreter at its exit
@@ -52,3 +59,10 @@ def _end_group() -> None:
     if os.getpgrp() == os.getpid():  # else the group is someone else's
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def error_event(error: Exception) -> dict[str, str]:
+    """Fields of the `error` event that tells the parent what was raised here."""
+    kind = "usage" if isinstance(error, UsageError) else "died" if isinstance(error, WorkerDied) else "failed"
+    text = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
+    return {"kind": kind, "text": " ".join(text.split())}

@@ -1,4 +1,4 @@
-"""WorkerProcess: the session's handle on one worker. Commands go in, events of all workers come out of one inbox."""
+"""WorkerProcess: a handle on one child process. Commands go in, events of all workers come out of one inbox."""
 
 import json
 import os
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-WORKER_COMMAND = (sys.executable, "-P", "-m", "labkit.runner.worker")
 _NUM_LOG_LINES = 50
 _JOIN_TIMEOUT_S = 1.0
 
@@ -21,9 +20,10 @@ Inbox = queue.SimpleQueue[tuple["WorkerProcess", Event]]
 
 
 class WorkerProcess:
-    """One child process in a process group of its own, so that all it starts can be ended with it.
+    """One child process, by default in a process group of its own, so that all it starts can be ended with it.
 
-    Its events land in `inbox`, the last of them `{"event": "ended"}`, whatever it died of.
+    Without `has_own_group` it belongs to the group of this process and is ended with that. Its events land in `inbox`,
+    the last of them `{"event": "ended"}`, whatever it died of.
     """
 
     def __init__(
@@ -31,10 +31,11 @@ class WorkerProcess:
         name: str,
         inbox: Inbox,
         *,
-        command: Sequence[str] = WORKER_COMMAND,
+        command: Sequence[str],
         environment: Mapping[str, str] | None = None,
+        has_own_group: bool = True,
     ) -> None:
-        self.name = name
+        self.name, self._has_own_group = name, has_own_group
         self._log: deque[str] = deque(maxlen=_NUM_LOG_LINES)
         # the worker finds the modules that this process finds, and with -P no others
         found = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
@@ -47,7 +48,7 @@ class WorkerProcess:
             encoding="utf-8",
             errors="replace",
             env={**os.environ, **found, **(environment or {})},
-            start_new_session=True,
+            start_new_session=has_own_group,
         )
         self._threads = (
             threading.Thread(target=self._collect, args=(inbox,), name=f"events of {name}", daemon=True),
@@ -58,7 +59,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Process id, also that of its process group."""
+        """Process id, also that of its process group if it has its own."""
         return self._process.pid
 
     @property
@@ -76,14 +77,17 @@ class WorkerProcess:
             return
 
     def kill(self) -> None:
-        """Kill the process group; harmless where nobody is left in it."""
+        """Kill it, with its process group if it has its own; harmless where nobody is left."""
         try:
-            os.killpg(self.pid, signal.SIGKILL)
+            if self._has_own_group:
+                os.killpg(self.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
         except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
             return
 
     def end(self) -> int:
-        """Kill the process group and wait for it; returns the exit status, negative for a signal."""
+        """Kill it and wait for it; returns the exit status, negative for a signal."""
         self.kill()
         status = self._process.wait()
         assert self._process.stdin is not None

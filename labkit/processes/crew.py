@@ -1,4 +1,4 @@
-"""Crew: the live workers of a session. Asks one at a time, notices who dies, ends all of them."""
+"""Crew: live workers that one process started. Asks them, notices who dies, ends all of them."""
 
 import queue
 import signal
@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labkit.core.errors import LabkitError, UsageError, WorkerDied
-from labkit.runner.process import Event, Inbox, WorkerProcess
+from labkit.processes.process import Event, Inbox, WorkerProcess
 
 _CANCEL_POLL_S = 0.1
 _CLOSE_TIMEOUT_S = 5.0
+_ERRORS = {"usage": UsageError, "died": WorkerDied, "failed": LabkitError}
 
 
 class Cancelled(Exception):
@@ -20,17 +21,41 @@ class Cancelled(Exception):
 
 
 class Crew:
-    """Workers that share one inbox. A context manager: at its end no process is left."""
+    """Workers that share one inbox. A context manager: at its end no process is left.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], cancel: threading.Event) -> None:
-        self._command, self._environment = command, environment
+    Args:
+        command: starts a worker, with `environment` on top of this process's own.
+        cancel: once it is set, waiting raises Cancelled.
+        has_own_groups: whether each worker leads a process group; see WorkerProcess.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        cancel: threading.Event,
+        *,
+        has_own_groups: bool = True,
+    ) -> None:
+        self._command, self._environment, self._has_own_groups = command, environment, has_own_groups
         self._cancel = cancel
         self._inbox: Inbox = queue.SimpleQueue()
         self._events: dict[WorkerProcess, deque[Event]] = {}
 
+    @property
+    def workers(self) -> tuple[WorkerProcess, ...]:
+        """Those that have not ended, in the order they started."""
+        return tuple(self._events)
+
     def start(self, name: str) -> WorkerProcess:
         """Start one more worker."""
-        worker = WorkerProcess(name, self._inbox, command=self._command, environment=self._environment)
+        worker = WorkerProcess(
+            name,
+            self._inbox,
+            command=self._command,
+            environment=self._environment,
+            has_own_group=self._has_own_groups,
+        )
         self._events[worker] = deque()
         return worker
 
@@ -42,16 +67,26 @@ class Crew:
                 or did not answer in time. Cancelled: the session is to stop.
         """
         worker.send(command, **fields)
+        return self.answer(worker, command, timeout_s=timeout_s)
+
+    def answer(self, worker: WorkerProcess, command: str, *, timeout_s: float) -> Event:
+        """Wait for the answer to a command that was sent before; see `ask`."""
         event = self._next_event(worker, timeout_s)
         if event is None:
             self.end(worker)
             raise WorkerDied(f"{worker.name}: no answer to {command!r} within {timeout_s:.0f} s")
-        if event["event"] == "error":
-            self.end(worker)
-            raise (UsageError if event["kind"] == "usage" else LabkitError)(event["text"])
-        if event["event"] == "ended":
-            raise WorkerDied(_obituary(worker, self.end(worker)))
-        return event
+        return self._checked(worker, event)
+
+    def hear(self, *, timeout_s: float) -> tuple[WorkerProcess, Event] | None:
+        """The next event of any worker, None when none comes in time; raises like `ask`."""
+        for worker, events in self._events.items():
+            if events:
+                return worker, self._checked(worker, events.popleft())
+        try:
+            sender, event = self._inbox.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        return (sender, self._checked(sender, event)) if sender in self._events else None
 
     def close(self, workers: Sequence[WorkerProcess]) -> None:
         """Have workers close what they opened, then end them."""
@@ -65,6 +100,14 @@ class Crew:
         """End one worker and all it started; returns its exit status."""
         del self._events[worker]
         return worker.end()
+
+    def _checked(self, worker: WorkerProcess, event: Event) -> Event:
+        if event["event"] == "error":
+            self.end(worker)
+            raise _ERRORS[event["kind"]](event["text"])
+        if event["event"] == "ended":
+            raise WorkerDied(_obituary(worker, self.end(worker)))
+        return event
 
     def _next_event(self, worker: WorkerProcess, timeout_s: float) -> Event | None:
         """The worker's next event, or None when none comes in time; those of others are kept for later."""
@@ -88,7 +131,7 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         for worker in self._events:
             worker.kill()  # all at once; waiting comes after
-        for worker in tuple(self._events):
+        for worker in self.workers:
             self.end(worker)
 
 
