@@ -115,7 +115,7 @@ def test_requests_sent_at_once_are_computed_at_the_same_time_on_pinned_cores(tin
         facts = system.facts()
         processes = replicas_of(psutil.Process())
         assert [process.cpu_affinity() for process in processes] == [one["cores"] for one in facts["replicas"]]
-        (trace,) = (system.serve(system.prepare(AT_ONCE.draw(index))) for index in range(1))
+        trace = system.serve(system.prepare(AT_ONCE.draw(0)))
         spans = [(request.scheduled_s, request.output_s[-1]) for request in trace.requests]
         assert any(later[0] < earlier[1] for earlier, later in pairwise(sorted(spans)))
     with opened("kv_cache", tiny_model, tmp_path) as system:
@@ -127,7 +127,7 @@ def test_what_a_prompt_leaves_stays_with_the_replica_that_read_it(tiny_model: st
     spec = replace(ALONE, prompt_tokens=40, shared_prefix_tokens=32)
     recipe = f"kv_cache(block_size=16) + prefix_cache + {TWO}"
     with opened(recipe, tiny_model, tmp_path) as system:
-        assert getattr(system, "reusable_tokens", 0) == 16
+        assert system.reusable_tokens == 16
         first, second = (system.serve(system.prepare(spec.draw(index))) for index in (0, 1))
         assert first.counters["prefix_hit_tokens"] == 2 * 32  # each of the two has read it once, of four requests
         assert second.counters["prefix_hit_tokens"] == 4 * 32
@@ -210,7 +210,8 @@ def test_no_replica_outlives_a_parent_that_is_killed(tiny_model: str, tmp_path: 
         "from pathlib import Path\n"
         "from labkit.optimizations import bind\n"
         "from labkit.optimizations.build import build_system\n"
-        f"system = build_system(bind({TWO!r}), model={tiny_model!r}, device='cpu', cache_folder=Path({str(tmp_path)!r}))\n"
+        f"model, folder = {tiny_model!r}, Path({str(tmp_path)!r})\n"
+        f"system = build_system(bind({TWO!r}), model=model, device='cpu', cache_folder=folder)\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)"
     )
