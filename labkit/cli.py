@@ -185,6 +185,36 @@ def peers(
 
 
 @app.command()
+def scaling(
+    model: ModelName = "pylm",
+    workload: WorkloadName = "batch",
+    recipe: Annotated[str, typer.Option(help="What is scaled, without threads and replicas.")] = "kv_cache",
+    effort: EffortName = "quick",
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    json: JsonTarget = None,
+    report: ReportPath = None,
+    gil: Annotated[bool, typer.Option(help="Measure the part of the interpreter's lock first.")] = True,
+) -> None:
+    """Measure throughput over threads and replicas up to all cores, fit laws of scaling, name the knee."""
+    from functools import partial
+
+    from labkit.core.machine import usable_cores
+    from labkit.lab import Lab
+    from labkit.runner.plan import Plan
+    from labkit.ui import curves, document, measuring
+
+    spec = _spec(workload, prompt_tokens, new_tokens, batch, None, None, seed)
+    recipes = curves.recipes(recipe, spec, usable_cores())
+    plan = Plan(model=model, spec=spec, recipes=recipes, effort=effort, seed=seed)
+    found = Lab(model=model, workload=spec).gil(recipe) if gil and usable_cores() > 1 else None
+    conclude = partial(curves.conclude, gil=found, is_stdout=json != document.STDOUT)
+    raise typer.Exit(measuring.measure([plan], json=json, report=report, conclude=conclude))
+
+
+@app.command()
 def prefix(
     name: Annotated[str, typer.Argument(help="What preload(prefix='NAME') calls it: a to z, 0 to 9, _ and -.")],
     model: ModelName = "pylm",

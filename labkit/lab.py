@@ -10,7 +10,8 @@ lab.compare(["", "kv_cache", "kv_cache + quantize(bits=8)"])  # the first is the
 import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.bench.comparison import Comparison
+    from labkit.bench.gil import GilShare
     from labkit.ui.panel.panel import Panel
 
 _COLUMNS = ("id", "group", "created_utc", "model", "workload", "device", "recipe", "effort", "state")
@@ -178,6 +180,32 @@ class Lab:
         document.check_target(str(path))
         document.write_report(self._runs, document.comparisons_of(self._runs), path, kind)
         return path
+
+    def gil(self, recipe: str = "kv_cache", *, num_rounds: int = 7) -> "GilShare":
+        """Measure in this process, on the CPU, how much of a recipe's time is Python under the interpreter's lock.
+
+        Two engines in two threads stand against two processes, each engine with one thread inside an operation; the
+        prompts are as long as the workload's. See `labkit.bench.gil`.
+
+        Args:
+            recipe: without `threads` and `replicas`, which the measurement sets itself.
+
+        Raises:
+            UsageError: the recipe or the model cannot be had, or this process may use just one core.
+        """
+        from labkit.bench.gil import measure_gil
+        from labkit.optimizations import bind
+        from labkit.optimizations.build import build_system
+
+        one = replace(self.spec, scenario="offline", num_requests=1, rate_per_s=None)
+        with ExitStack() as stack:
+            systems = []
+            for more in ("threads", "threads", "threads + replicas(num=2)"):
+                bound = bind(" + ".join(filter(None, (recipe, more))))
+                stack.enter_context(bound.process())
+                system = build_system(bound, model=self.model, device="cpu", cache_folder=self.home / "cache")
+                systems.append(stack.enter_context(closing(system)))
+            return measure_gil(systems[:2], systems[2], one, num_rounds=num_rounds)
 
     def save_prefix(
         self, name: str, *, recipe: str = "kv_cache + prefix_cache", text: str = "", tokens: int = 0, seed: int = 0

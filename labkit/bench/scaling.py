@@ -56,8 +56,8 @@ class Fit:
     def knee(self) -> float | None:
         """Cores beyond which adding some does not pay; None where the law sees no end.
 
-        Under crosstalk it is the peak, after which throughput falls: sqrt((1 - α) / β). Without, it is where a core is
-        half as useful as the first: 1 + 1 / α.
+        Under crosstalk it is the peak, after which throughput falls: sqrt((1 - α) / β). Without, it is where
+        all cores are half as useful as one alone: 1 + 1 / α.
         """
         if self.crosstalk > 0:
             return max(1.0, math.sqrt(max(0.0, 1 - self.serial) / self.crosstalk))

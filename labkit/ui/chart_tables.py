@@ -7,12 +7,13 @@ from labkit.core.run import Run
 from labkit.ui import units
 from labkit.ui.readings import QUALITY, labels, limit_of, reading, value
 from labkit.ui.tables import percentile_cell
+from labkit.ui.ways import FIGURES
 
 Rows = list[Sequence[str]]
 
 
 def charted(name: str, runs: Sequence[Run], comparison: Comparison | None) -> Rows:
-    """The table of the picture of this name (`throughput`, `latency`, `phases`, `quality`, `memory`)."""
+    """The table of the picture of this name (`throughput`, `latency`, `phases`, `quality`, `memory`, …)."""
     names = labels(runs)
     valid = [run for run in runs if run.is_valid]
     head, read = {
@@ -21,6 +22,8 @@ def charted(name: str, runs: Sequence[Run], comparison: Comparison | None) -> Ro
         "phases": _phases(),
         "quality": _quality(valid),
         "memory": _memory(),
+        "ways": _ways(),
+        "scaling": _throughput(comparison),
     }[name]
     return [("recipe", *head), *((names[run.id], *read(run)) for run in valid)]
 
@@ -76,3 +79,7 @@ def _memory() -> _Reader:
         *(units.size(run.build.get(key)) for key in sizes),
         *(units.seconds(run.build.get(key)) for key in times),
     ]
+
+
+def _ways() -> _Reader:
+    return [shown.title for shown in FIGURES], lambda run: [shown.form(shown.read(run)) for shown in FIGURES]

@@ -58,9 +58,9 @@ def show_facts(title: str, facts: Mapping[str, str]) -> None:
     show_rows(title, ("", ""), list(facts.items()))
 
 
-def show_paragraphs(title: str, paragraphs: Sequence[str]) -> None:
-    """A title and sentences on stdout, wrapped only for a terminal."""
-    console = _console(is_stdout=True)
+def show_paragraphs(title: str, paragraphs: Sequence[str], *, is_stdout: bool = True) -> None:
+    """A title and sentences, wrapped only for a terminal."""
+    console = _console(is_stdout=is_stdout)
     console.print(title)
     for paragraph in paragraphs:
         console.print(f"• {paragraph}", soft_wrap=not console.is_terminal)

@@ -3,10 +3,11 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from labkit.core.errors import StoreError
 from labkit.core.paths import cache_folder
@@ -24,8 +25,16 @@ DONE, INVALID, CANCELLED = 0, 1, 130
 """Exit codes of a command that measures."""
 
 
-def measure(plans: Sequence[Plan], *, json: str | None, report: Path | None) -> int:
+def measure(
+    plans: Sequence[Plan],
+    *,
+    json: str | None,
+    report: Path | None,
+    conclude: Callable[[Sequence[Run]], Mapping[str, Any]] = lambda runs: {},
+) -> int:
     """Measure plan after plan, show the tables, write what was asked for; returns the exit code.
+
+    `conclude` says what the Runs mean together; what it returns stands in the JSON beside them.
 
     Raises:
         UsageError: a plan cannot be measured, or an output cannot be written; the latter before anything is measured.
@@ -38,8 +47,9 @@ def measure(plans: Sequence[Plan], *, json: str | None, report: Path | None) -> 
     comparisons = document.comparisons_of(runs)
     for group, comparison in chapters(runs, comparisons):
         console.show_results(group, comparison, is_stdout=json != document.STDOUT)
+    concluded = conclude(runs)
     if json is not None:
-        document.write_json(document.payload(runs, comparisons), json)
+        document.write_json({**document.payload(runs, comparisons), **concluded}, json)
     if report is not None:
         document.write_report(runs, comparisons, report, kind)
         note(f"wrote {report}")

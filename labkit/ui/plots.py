@@ -9,10 +9,12 @@ from labkit.core.metrics import LATENCIES, RATES
 from labkit.core.run import Run
 from labkit.core.stats import FloatArray
 from labkit.ui import units
+from labkit.ui.curve_chart import scaling
 from labkit.ui.figure import LIGHT, Picture, Theme, canvas, caption, plain_legend, style
 from labkit.ui.forecast import Forecast
 from labkit.ui.marks import BAR_HEIGHT, Drawn, annotate, bars, ecdf, limit_mark, number_ticks, recipe_ticks, unit_ticks
 from labkit.ui.readings import QUALITY, labels, limit_of, quality_measure, value
+from labkit.ui.ways import ways
 
 _BAR_IN = 0.5
 _HEAD_IN = 0.85
@@ -26,6 +28,8 @@ def pictures(runs: Sequence[Run], comparison: Comparison | None, *, theme: Theme
         phases(runs, theme=theme),
         quality_speed(runs, theme=theme),
         memory(runs, theme=theme),
+        ways(runs, theme=theme),
+        scaling(runs, theme=theme),
     )
     return [picture for picture in made if picture is not None]
 
