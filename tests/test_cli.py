@@ -232,6 +232,21 @@ def test_a_peer_that_lacks_a_package_is_left_out_with_a_note(plans, monkeypatch,
     assert "labkit: peer torchao is not measured; not installed: torchao\n" in capsys.readouterr().err
 
 
+def test_a_curve_is_measured_told_and_written_with_its_laws(plans, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("labkit.core.machine.usable_cores", lambda: 4)
+    target = tmp_path / "scaling.json"
+    assert cli.main(["scaling", "--recipe", "kv_cache", "--no-gil", "--json", str(target)]) == 0
+    recipes = plans[-1].recipes
+    assert [recipe.rpartition(" + ")[2] for recipe in recipes[4:]] == [
+        "replicas(num=1)", "replicas", "replicas(num=3)", "replicas(num=4)",
+    ]  # fmt: skip
+    written = json.loads(target.read_text())
+    assert list(written["scaling"]["replicas"]["rates"]) == ["1", "2", "3", "4"]
+    assert written["scaling"]["threads"]["fits"]["USL"]["num_points"] == 4
+    assert written["gil"] is None
+    assert "Amdahl's law over threads" in capsys.readouterr().out
+
+
 def test_a_prefix_is_saved_of_a_text_or_of_what_a_workload_shares(home, tiny_model, tmp_path, capsys):
     (tmp_path / "faq.txt").write_text("How do I measure? " * 8)
     recipe = ["--model", tiny_model, "--recipe", "kv_cache(block_size=16) + prefix_cache"]

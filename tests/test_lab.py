@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from labkit.core.errors import UsageError
+from labkit.core.machine import usable_cores
 from labkit.core.workload import WORKLOADS, WorkloadSpec
 from labkit.lab import Lab
 from tests.runner.conftest import MOCK_WORKER, SPEC
@@ -108,3 +109,15 @@ def test_a_saved_prefix_is_what_a_workload_of_that_seed_begins_with(tiny_model: 
 def test_a_prefix_is_saved_of_one_thing(lab: Lab, given: dict[str, str | int]) -> None:
     with pytest.raises(UsageError, match="give either a text or a number of tokens"):
         lab.save_prefix("mine", **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="two engines need two cores")
+def test_the_part_of_the_interpreters_lock_is_measured_between_threads_and_processes(
+    tiny_model: str, tmp_path: Path
+) -> None:
+    spec = WorkloadSpec("tiny", "single_stream", prompt_tokens=8, new_tokens=8)
+    found = Lab(model=tiny_model, workload=spec, home=tmp_path).gil("kv_cache", num_rounds=2)
+    assert min(found.alone_per_s, found.threads_per_s, found.processes_per_s) > 0
+    assert 0 <= found.share <= 1
+    with pytest.raises(UsageError, match="names 'threads' twice"):
+        Lab(model=tiny_model, home=tmp_path).gil("kv_cache + threads")
