@@ -30,6 +30,10 @@ LAUNCHES_OUTSIDE = 14
 """Operations of a step outside the blocks: input tensors, embedding, rotation, norm, head, sampling."""
 
 
+DRAFT_PHASES = ("draft prefill", "draft")
+"""Phases of a draft model: of the text so far, and of each token that it guesses."""
+
+
 @dataclass(frozen=True)
 class DecoderCost:
     """Sizes that cost follows from; optimizations replace fields.
@@ -60,7 +64,7 @@ class DecoderCost:
     block_size: int = 1
     cached_prompt_tokens: int = 0
     prefix_bytes: int = 0
-    decode_launches: int = LAUNCHES_PER_LAYER
+    decode_launches: float = LAUNCHES_PER_LAYER
     tokens_per_step: float = 1.0
     num_drafted: float = 0.0
     draft: "DecoderCost | None" = None
@@ -149,7 +153,9 @@ class DecoderCost:
                 num_steps=num_steps * self.num_drafted,
                 launches=self.draft.decode_launches,
             )
-            phases |= {"draft prefill": replace(ahead, told_as="drafts"), "draft": replace(guess, told_as="drafts")}
+            phases |= {
+                phase: replace(step, told_as="drafts") for phase, step in zip(DRAFT_PHASES, (ahead, guess), strict=True)
+            }
         phases["decode"] = self._step(
             width,
             new,
@@ -181,7 +187,7 @@ class DecoderCost:
         num_steps: float,
         num_outputs: float = 0.0,
         num_logits: float = 1.0,
-        launches: int = LAUNCHES_PER_LAYER,
+        launches: float = LAUNCHES_PER_LAYER,
     ) -> Phase:
         """One step of `width` sequences that copy, then compute `new` tokens each behind `past` stored ones."""
         config = self.config

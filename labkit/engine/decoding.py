@@ -8,7 +8,6 @@ from labkit.engine.cost import DecoderCost
 from labkit.engine.executor import Executor
 from labkit.engine.sampler import Sampler
 from labkit.engine.sequence import Sequence
-from labkit.model.transformer import Transformer
 
 
 class Decoding(Protocol):
@@ -19,8 +18,8 @@ class Decoding(Protocol):
         """Most tokens that a step may store in the cache beyond a sequence's last one."""
 
     @property
-    def models(self) -> tuple[Transformer, ...]:
-        """Models that it computes with besides the Engine's own."""
+    def executors(self) -> tuple[Executor, ...]:
+        """What runs models besides the Engine's own."""
 
     @property
     def counters(self) -> Mapping[str, float]:
@@ -40,7 +39,7 @@ class OneToken:
     """One forward pass, one token a sequence."""
 
     lookahead = 0
-    models: tuple[Transformer, ...] = ()
+    executors: tuple[Executor, ...] = ()
     counters: Mapping[str, float] = {}
 
     def __init__(self, executor: Executor, sampler: Sampler) -> None:

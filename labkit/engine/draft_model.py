@@ -6,7 +6,8 @@ import torch
 
 from labkit.core.errors import UsageError
 from labkit.engine.cache import KVCache
-from labkit.engine.executor import LocalExecutor
+from labkit.engine.cost import DRAFT_PHASES
+from labkit.engine.executor import Executor, LocalExecutor
 from labkit.engine.sampler import Sampler
 from labkit.engine.sequence import Sequence
 from labkit.engine.speculative import Drafts
@@ -30,13 +31,13 @@ class DraftModel:
 
     def __init__(self, model: Transformer, cache: KVCache, sampler: Sampler) -> None:
         self.model, self.cache, self.sampler = model, cache, sampler
-        self.executor = LocalExecutor(model, cache)
+        self.executor = LocalExecutor(model, cache, phases=DRAFT_PHASES)
         self.followers: dict[int, Sequence] = {}  # what `model` has seen, by the index of the sequence it follows
 
     @property
-    def models(self) -> tuple[Transformer, ...]:
+    def executors(self) -> tuple[Executor, ...]:
         """See Drafter."""
-        return (self.model,)
+        return (self.executor,)
 
     @property
     def max_positions(self) -> int:

@@ -17,10 +17,10 @@ from labkit.core.machine import emulated_dtypes, machine
 from labkit.core.trace import Trace
 from labkit.core.workload import Request, Scenario, Workload, WorkloadSpec
 from labkit.engine.config import EngineConfig
-from labkit.engine.cost import NATIVE_LAUNCHES_PER_LAYER, REPLAYED_LAUNCHES_PER_LAYER, DecoderCost
+from labkit.engine.cost import DecoderCost
 from labkit.engine.decoding import OneToken
 from labkit.engine.prefix import PrefixCache
-from labkit.engine.probe import probe, typical
+from labkit.engine.probe import probe
 from labkit.engine.sequence import Sequence
 from labkit.model.choice import CHOICES
 from labkit.model.dtypes import DTYPES
@@ -211,7 +211,7 @@ class Engine:
 
     def _models(self) -> nn.ModuleList:
         """All models that it computes with."""
-        return nn.ModuleList((self.model, *self.decoding.models))
+        return nn.ModuleList((self.model, *(executor.model for executor in self.decoding.executors)))
 
     def quality(self, effort: str) -> Mapping[str, float]:
         """Quality against the fp32 reference; {} for random weights, whose text means nothing."""
@@ -222,10 +222,7 @@ class Engine:
     def cost(self, spec: WorkloadSpec) -> Cost:
         """What one pass should need."""
         cost = DecoderCost.baseline(self.source.config, spec)  # techniques change the sizes
-        if self.executor.is_replayed:
-            cost = replace(cost, decode_launches=REPLAYED_LAUNCHES_PER_LAYER)
-        elif self.cache is not None and self.cache.has_native_attention:
-            cost = replace(cost, decode_launches=NATIVE_LAUNCHES_PER_LAYER)
+        cost = replace(cost, decode_launches=self.executor.launches_per_layer)
         num_parameters, density = linear_parameters(self.model)
         cost = replace(self.adjust_cost(cost), num_linear_parameters=num_parameters, density=density)
         return self.decoding.refine_cost(cost).phases()
@@ -257,14 +254,9 @@ class Engine:
     def _kernels_by_phase(self, emulated: list[str]) -> dict[str, Kernels]:
         """What the steps of each phase that were met so far take by their parts."""
         return {
-            phase: probe(
-                self.model,
-                self.cache,
-                typical(shapes),
-                replayed=self.config.sampler if self.executor.is_replayed else None,
-                emulated=emulated,
-            )
-            for phase, shapes in self.executor.shapes.items()
+            phase: probe(executor, shapes, sampler=self.config.sampler, emulated=emulated)
+            for executor in (self.executor, *self.decoding.executors)
+            for phase, shapes in executor.shapes.items()
             if shapes
         }
 

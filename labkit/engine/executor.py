@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.engine.cache import CacheView, KVCache
+from labkit.engine.cost import LAUNCHES_PER_LAYER, NATIVE_LAUNCHES_PER_LAYER, REPLAYED_LAUNCHES_PER_LAYER
 from labkit.engine.recorded import RecordedStep, can_record
 from labkit.engine.sequence import Sequence
 from labkit.model.transformer import Transformer
@@ -32,12 +33,24 @@ class Executor(Protocol):
     """Where and how a batch is computed."""
 
     @property
+    def model(self) -> Transformer:
+        """What it computes with."""
+
+    @property
+    def cache(self) -> KVCache | None:
+        """Where that stores keys and values."""
+
+    @property
     def shapes(self) -> Mapping[str, Counter[StepShape]]:
-        """The steps computed so far by phase, `prefill` for new sequences and `decode`, and how often each was met."""
+        """The steps computed so far by phase of the Cost, of new sequences and decoding ones, each with its count."""
 
     @property
     def is_replayed(self) -> bool:
         """Whether steps that decode one token a sequence were recorded, and are started by one call."""
+
+    @property
+    def launches_per_layer(self) -> int:
+        """Operations that a layer dispatches in a step that decodes one token a sequence."""
 
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """Logits [B, V] of each sequence's next token. All are new, or all are decoding."""
@@ -51,18 +64,32 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """The whole model on one device, in this process."""
+    """The whole model on one device, in this process.
 
-    def __init__(self, model: Transformer, cache: KVCache | None) -> None:
+    `phases` are what the Cost calls its steps: those of new sequences, those of decoding ones.
+    """
+
+    def __init__(
+        self, model: Transformer, cache: KVCache | None, *, phases: tuple[str, str] = ("prefill", "decode")
+    ) -> None:
         self.model, self.cache = model, cache
         self.device = model.embed_tokens.weight.device
-        self.shapes: dict[str, Counter[StepShape]] = {"prefill": Counter(), "decode": Counter()}
+        self.phases = phases
+        self.shapes: dict[str, Counter[StepShape]] = {phase: Counter() for phase in phases}
         self._recorded: dict[int, RecordedStep] = {}  # by the size of the batch
 
     @property
     def is_replayed(self) -> bool:
         """See Executor."""
         return bool(self._recorded)
+
+    @property
+    def launches_per_layer(self) -> int:
+        """See Executor."""
+        if self.is_replayed:
+            return REPLAYED_LAUNCHES_PER_LAYER
+        is_native = self.cache is not None and self.cache.has_native_attention
+        return NATIVE_LAUNCHES_PER_LAYER if is_native else LAUNCHES_PER_LAYER
 
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """See Executor. Prompts of unequal length are padded on the right, where causal attention never looks."""
@@ -112,7 +139,7 @@ class LocalExecutor:
     ) -> Tensor:
         lengths = [len(row) for row in tokens]
         longest = max(lengths)
-        phase = self.shapes["decode" if sequences[0].outputs else "prefill"]
+        phase = self.shapes[self.phases[1 if sequences[0].outputs else 0]]
         phase[StepShape(longest, len(tokens), longest if view is None else view.length)] += 1
         if view is not None and view.can_attend and (recorded := self._recorded_step(len(tokens))):
             logits = recorded([row[0] for row in tokens], view)

@@ -6,7 +6,7 @@ here on a scratch cache: in one block, all are alike, or in a whole step where o
 
 import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ import torch
 
 from labkit.bench.limit import Kernels
 from labkit.engine.cache import KVCache
-from labkit.engine.executor import StepShape
+from labkit.engine.executor import Executor, StepShape
 from labkit.engine.recorded import RecordedStep
 from labkit.engine.sampler import Sampler
 from labkit.engine.sequence import Sequence as Request
@@ -23,6 +23,7 @@ from labkit.model.transformer import Block, Transformer
 
 _LEAST_S = 0.01  # of repeats
 _LEAST_REPEATS = 3
+_MOST_KINDS = 20
 _MOST_SCRATCH_BYTES = 2**28
 
 
@@ -32,31 +33,37 @@ def typical(shapes: Counter[StepShape]) -> StepShape:
     return ordered[len(ordered) // 2]
 
 
-def probe(
-    model: Transformer,
-    cache: KVCache | None,
-    shape: StepShape,
-    *,
-    replayed: Sampler | None,
-    emulated: Sequence[str],
-) -> Kernels:
-    """Time of one step of this shape, and why its layers may exceed the limit.
+def kinds(shapes: Counter[StepShape]) -> dict[StepShape, float]:
+    """The typical shape of each kind of step, by sequences and tokens of each, and the share of steps of that kind.
 
-    `replayed` is the sampler, where steps that decode one token are replayed: what lies around such a step counts, too.
+    Where kinds are so many that no few of them stand for all, the typical shape of all steps.
     """
-    layers = [module for module in model.modules() if isinstance(module, KernelLayer) and module.seconds]
-    met = {layer: shape.rows if shape.rows in layer.seconds else min(layer.seconds) for layer in layers}
-    has_unpacking = any(layer.kernels[rows].dequantizes for layer, rows in met.items())
+    by_kind: defaultdict[tuple[int, int], Counter[StepShape]] = defaultdict(Counter)
+    for shape, count in shapes.items():
+        by_kind[shape.new, shape.batch][shape] = count
+    if len(by_kind) > _MOST_KINDS:
+        return {typical(shapes): 1.0}
+    return {typical(alike): alike.total() / shapes.total() for alike in by_kind.values()}
+
+
+def probe(executor: Executor, shapes: Counter[StepShape], *, sampler: Sampler, emulated: Sequence[str]) -> Kernels:
+    """Mean time of one of these steps, and why its layers may exceed the limit.
+
+    Of steps that are replayed, what lies around them counts, too, up to the choice of the next tokens by `sampler`.
+    """
+    layers = [module for module in executor.model.modules() if isinstance(module, KernelLayer) and module.seconds]
+    step_s = between_s = 0.0
+    has_unpacking = False
+    for shape, share in kinds(shapes).items():
+        met = {layer: shape.rows if shape.rows in layer.seconds else min(layer.seconds) for layer in layers}
+        has_unpacking |= any(layer.kernels[rows].dequantizes for layer, rows in met.items())
+        step_s += share * sum(layer.seconds[rows] for layer, rows in met.items())
+        if executor.cache is not None and executor.is_replayed and shape.new == 1:
+            between_s += share * _replayed_s(executor.model, executor.cache, shape, sampler)
+        else:
+            between_s += share * _between_s(executor.model, executor.cache, shape)
     excess = "dequantization" if has_unpacking else "emulation" if emulated else "kernels"
-    if cache is not None and replayed is not None and shape.new == 1:
-        between_s = _replayed_s(model, cache, shape, replayed)
-    else:
-        between_s = _between_s(model, cache, shape)
-    return {
-        "step_s": sum(layer.seconds[rows] for layer, rows in met.items()),
-        "excess": excess,
-        "between_s": between_s,
-    }
+    return {"step_s": step_s, "excess": excess, "between_s": between_s}
 
 
 @torch.inference_mode()

@@ -6,9 +6,9 @@ Source: Saxena 2023, Prompt Lookup Decoding.
 import sys
 from collections.abc import Sequence as List
 
+from labkit.engine.executor import Executor
 from labkit.engine.sequence import Sequence
 from labkit.engine.speculative import Drafts
-from labkit.model.transformer import Transformer
 
 MAX_NGRAM = 3
 """Tokens of the end that are looked for; where they are not found, fewer are."""
@@ -17,7 +17,7 @@ MAX_NGRAM = 3
 class PromptLookup:
     """A drafter without a model: good where the output repeats the prompt or itself."""
 
-    models: tuple[Transformer, ...] = ()
+    executors: tuple[Executor, ...] = ()
     max_positions = sys.maxsize
 
     def __init__(self) -> None:

@@ -18,7 +18,6 @@ from labkit.engine.cost import DecoderCost
 from labkit.engine.executor import Executor
 from labkit.engine.sampler import Sampler
 from labkit.engine.sequence import Sequence
-from labkit.model.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Drafter(Protocol):
     """Guesses the next tokens of sequences."""
 
     @property
-    def models(self) -> tuple[Transformer, ...]:
-        """Models that it computes with."""
+    def executors(self) -> tuple[Executor, ...]:
+        """What runs its model; empty for one without."""
 
     @property
     def max_positions(self) -> int:
@@ -67,9 +66,9 @@ class Speculative:
         self.num_drafted = self.num_accepted = self.num_advanced = 0
 
     @property
-    def models(self) -> tuple[Transformer, ...]:
+    def executors(self) -> tuple[Executor, ...]:
         """See Decoding."""
-        return self.drafter.models
+        return self.drafter.executors
 
     @property
     def counters(self) -> Mapping[str, float]:
@@ -94,18 +93,26 @@ class Speculative:
         self.drafter.release(sequences)
 
     def refine_cost(self, cost: DecoderCost) -> DecoderCost:
-        """See Decoding: the tokens that a step drafted and gave so far."""
+        """See Decoding: the tokens that a step drafted and gave so far, and the operations that it dispatched."""
         if not self.num_advanced:
             return cost
         draft = cost.draft
-        if draft is None and self.drafter.models:  # a model whose sizes were not known before it was opened
-            draft = cost.beside(self.drafter.models[0].config)
+        for executor in self.drafter.executors:
+            # the sizes of some models are not known before they are opened
+            draft = replace(draft or cost.beside(executor.model.config), decode_launches=executor.launches_per_layer)
+        verified = self._share_verified()
         return replace(
             cost,
             num_drafted=self.num_drafted / self.num_advanced,
             tokens_per_step=1 + self.num_accepted / self.num_advanced,
+            decode_launches=verified * cost.decode_launches + (1 - verified) * self.executor.launches_per_layer,
             draft=draft,
         )
+
+    def _share_verified(self) -> float:
+        """Part of the decoding steps that had a draft to check."""
+        shapes = self.executor.shapes["decode"]
+        return sum(count for shape, count in shapes.items() if shape.new > 1) / shapes.total()
 
     def _most(self, sequences: List[Sequence]) -> list[int]:
         """Tokens to draft for each sequence: one less than it needs, and no row of the batch beyond the last position.

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from labkit.core.workload import WorkloadSpec
+from labkit.engine.cost import LAUNCHES_OUTSIDE, VERIFY_LAUNCHES_PER_LAYER
 from labkit.engine.engine import Engine
 from labkit.engine.executor import LocalExecutor
 from labkit.engine.recorded import RecordedStep, can_record
@@ -155,3 +156,26 @@ def test_a_kernel_of_torch_that_wins_keeps_the_step_as_it_is(
     served(engine)
     assert not recorded(engine)
     assert all(not layer.kernels[1].native for layer in engine.model.modules() if isinstance(layer, KernelLayer))
+
+
+def test_a_draft_model_replays_its_steps_and_its_cost_starts_no_operations(make_engine: MakeEngine) -> None:
+    engine = make_engine("kv_cache + precision + speculative(draft='half', num_tokens=3)")
+    served(engine, new_tokens=30)
+    spec = WorkloadSpec("recorded", "offline", prompt_tokens=9, new_tokens=30, num_requests=1)
+    phases = engine.cost(spec).phases
+    assert engine.decoding.executors[0].is_replayed
+    assert phases["draft"].kernel_launches == LAUNCHES_OUTSIDE
+    assert phases["draft prefill"].kernel_launches > phases["draft"].kernel_launches
+
+
+def test_steps_without_a_draft_start_as_few_operations_as_without_speculation(make_engine: MakeEngine) -> None:
+    engine = make_engine("kv_cache + precision + speculative(draft='ngram')")
+    for index in range(3):
+        served(engine, new_tokens=30, index=index)
+    assert engine.executor.is_replayed
+    spec = WorkloadSpec("recorded", "offline", prompt_tokens=9, new_tokens=30, num_requests=1)
+    shapes = engine.executor.shapes["decode"]
+    verified = sum(count for shape, count in shapes.items() if shape.new > 1) / shapes.total()
+    assert 0 < verified < 1
+    launches = verified * VERIFY_LAUNCHES_PER_LAYER * engine.model.config.num_layers + LAUNCHES_OUTSIDE
+    assert engine.cost(spec).phases["decode"].kernel_launches == pytest.approx(launches)
