@@ -14,7 +14,7 @@ from labkit.core.errors import StoreError
 from labkit.core.machine import machine
 from labkit.core.paths import write_whole
 
-_WIDTHS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4}
+_WIDTHS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
 _CALM = 0.1  # share of core time taken by others above which a measurement is repeated next time
 
 
@@ -25,7 +25,7 @@ class Ceilings:
     Attributes:
         name: the device, for people. origin: "measured" here, or from a "datasheet".
         read_bytes_per_s: pairs (working set in bytes, rate), the working set ascending and the rate never.
-        flops_per_s: rate of large matrix products by dtype ("fp32", "bf16", "fp16", "int8", "int4").
+        flops_per_s: rate of large matrix products by dtype ("fp32", "bf16", "fp16", "fp8", "int8", "int4").
         dispatch_s: seconds from one tiny operation to the next, None where unknown.
         contention: share of core time that others took during the measurement.
     """
@@ -152,10 +152,17 @@ DATASHEETS: dict[str, Ceilings] = {
     preset.name: preset
     for preset in (
         _datasheet("A100", bytes_per_s=2.039e12, fp32=19.5e12, bf16=312e12, fp16=312e12, int8=624e12, int4=1248e12),
-        _datasheet("H100", bytes_per_s=3.35e12, fp32=67e12, bf16=989.4e12, fp16=989.4e12, int8=1979e12),
-        _datasheet("H200", bytes_per_s=4.8e12, fp32=67e12, bf16=989.4e12, fp16=989.4e12, int8=1979e12),
+        _datasheet("H100", bytes_per_s=3.35e12, fp32=67e12, bf16=989.4e12, fp16=989.4e12, fp8=1979e12, int8=1979e12),
+        _datasheet("H200", bytes_per_s=4.8e12, fp32=67e12, bf16=989.4e12, fp16=989.4e12, fp8=1979e12, int8=1979e12),
         _datasheet(
-            "RTX 4090", bytes_per_s=1.008e12, fp32=82.6e12, bf16=165.2e12, fp16=165.2e12, int8=660.6e12, int4=1321.2e12
+            "RTX 4090",
+            bytes_per_s=1.008e12,
+            fp32=82.6e12,
+            bf16=165.2e12,
+            fp16=165.2e12,
+            fp8=330.3e12,
+            int8=660.6e12,
+            int4=1321.2e12,
         ),
     )
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from labkit.core.machine import free_memory_bytes, machine
 
 if TYPE_CHECKING:
     import torch
+
+    Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _SMALLEST_BYTES = 2**18
 _LARGE_BYTES = 2**24
@@ -97,26 +99,32 @@ _READERS = {"float sum": _float_sum, "word sum": _word_sum, "fp16 mv": _half_pre
 
 
 def _product_rates(device: str, deadline_s: float) -> dict[str, float]:
-    """FLOP/s of square matrix products by dtype, at the best width; int8 only where torch has a kernel."""
+    """FLOP/s of square matrix products by dtype, at the best width; those of 8 bits only where torch has a kernel."""
     import torch
 
     rates = {
         name: _product_rate(dtype, device, torch.mm, deadline_s)
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
     }
-    try:
-        rates["int8"] = _product_rate(torch.int8, device, torch._int_mm, deadline_s)
-    except (
-        AttributeError,
-        RuntimeError,
-    ):  # a private operation, absent on some devices: the limit then uses wider dtypes
-        return rates
+    products: dict[str, tuple[torch.dtype, Product]] = {"int8": (torch.int8, torch._int_mm)}
+    if device == "cuda":
+        products["fp8"] = torch.float8_e4m3fn, _scaled_mm
+    for name, (dtype, product) in products.items():
+        # private operations, absent on some devices: the limit then uses wider dtypes
+        with suppress(AttributeError, RuntimeError):
+            rates[name] = _product_rate(dtype, device, product, deadline_s)
     return rates
 
 
-def _product_rate(
-    dtype: torch.dtype, device: str, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], deadline_s: float
-) -> float:
+def _scaled_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Product of 8-bit floats, one scale for each of both."""
+    import torch
+
+    one = torch.ones((), device=a.device)
+    return torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+
+
+def _product_rate(dtype: torch.dtype, device: str, product: Product, deadline_s: float) -> float:
     import torch
 
     width, best = 256, 0.0

@@ -105,6 +105,15 @@ def free_memory_bytes(device: str = "cpu") -> int:
     return available if limit is None or used is None else max(0, min(available, limit - used))
 
 
+@lru_cache(maxsize=1)
+def compute_capability() -> float | None:
+    """Of the first NVIDIA GPU, as 8.9 for an Ada and 9.0 for a Hopper; None without one."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    first = _run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).partition("\n")[0].strip()
+    return float(first) if first.replace(".", "", 1).isdigit() else None
+
+
 def usable_cores() -> int:
     """Cores that affinity and the container's quota leave to this process."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

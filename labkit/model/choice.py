@@ -36,8 +36,8 @@ class Shape:
     """What a choice depends on.
 
     `rows` is rounded up to a power of two, and `step_bytes`, the weights of all layers that a step reads, to whole MiB.
-    `density` is the share of weights that are not zero, in tenths, and
-    `library` whose layout they are in.
+    `density` is the share of weights that are not zero, in tenths, `library` whose layout they are in, and `is_float8`
+    tells 8-bit floats from integers.
     """
 
     bits: int
@@ -50,6 +50,7 @@ class Shape:
     step_bytes: int
     density: float = 1.0
     library: str = "labkit"
+    is_float8: bool = False
 
     @property
     def layer_bytes(self) -> int:

@@ -59,6 +59,7 @@ def _is(layer: "KernelLayer", bits: int, *, device: str | None = None, activatio
     """Whether a layer holds integers of that many bits, for activations of that many."""
     return (
         layer.is_quantized
+        and not layer.is_float8
         and (layer.bits, layer.activation_bits) == (bits, activation_bits)
         and device in (None, layer.device_type)
     )
@@ -91,6 +92,18 @@ def round_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     rows = x.reshape(-1, x.shape[-1]).float()
     scales = rows.abs().amax(-1, keepdim=True) / 127
     return (rows / scales.clamp(min=torch.finfo(torch.float32).tiny)).round().to(torch.int8), scales
+
+
+def round_to_float8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounding to 8-bit floats (e4m3), one scale a row: [..., in] → float8_e4m3fn [rows, in], fp32 [rows, 1].
+
+    The largest of a row becomes 448, the largest that there is. Source: Micikevicius et al. 2022, FP8 Formats for Deep
+    Learning.
+    """
+    rows = x.reshape(-1, x.shape[-1]).float()
+    most = torch.finfo(torch.float8_e4m3fn).max
+    scales = (rows.abs().amax(-1, keepdim=True) / most).clamp(min=torch.finfo(torch.float32).tiny)
+    return (rows / scales).clamp(-most, most).to(torch.float8_e4m3fn), scales  # beyond the largest lies no infinity
 
 
 # ---- floats ----
@@ -147,8 +160,36 @@ def _as_rounded(layer: "QuantizedLinear", x: Tensor) -> Tensor:
     """The activations as a layer meets them: rounded, where it multiplies integers."""
     if layer.activation_bits > 8:
         return x
-    codes, scales = round_activations(x)
-    return (codes * scales).view(x.shape).to(x.dtype)
+    codes, scales = round_to_float8(x) if layer.is_float8 else round_activations(x)
+    return (codes.float() * scales).view(x.shape).to(x.dtype)
+
+
+# ---- 8 bits, floats ----
+
+_SCALED_MM_MULTIPLE = 16  # of both sizes of a matrix, what tensor cores take
+
+
+def _fits_scaled_mm(layer: "QuantizedLinear") -> bool:
+    sizes_fit = layer.in_features % _SCALED_MM_MULTIPLE == 0 and layer.out_features % _SCALED_MM_MULTIPLE == 0
+    return layer.is_float8 and layer.device_type == "cuda" and sizes_fit and hasattr(torch, "_scaled_mm")
+
+
+def _float8_pack(layer: "QuantizedLinear") -> tuple[Tensor, ...]:
+    return layer.codes.view(torch.uint8), layer.scales  # bytes, which every operation of torch takes
+
+
+def _scaled_mm_multiply(layer: "QuantizedLinear", x: Tensor) -> Tensor:
+    codes, scales = layer.packed["scaled_mm"]
+    rows, row_scales = round_to_float8(x)
+    weight = codes.view(torch.float8_e4m3fn).t()
+    product = torch._scaled_mm(rows, weight, scale_a=row_scales, scale_b=scales[None], out_dtype=torch.bfloat16)
+    return _like(product, x)
+
+
+def _dequantize_float8_multiply(layer: "QuantizedLinear", x: Tensor) -> Tensor:
+    codes, scales = layer.packed["dequantize_float8"]
+    weight = codes.view(torch.float8_e4m3fn).to(x.dtype) * scales.to(x.dtype)[:, None]
+    return F.linear(_as_rounded(layer, x), weight)
 
 
 # ---- 4 bits ----
@@ -301,6 +342,7 @@ KERNELS: tuple[Kernel, ...] = (
         _int4pack_cuda_pack,
         _int4pack_cuda_multiply,
     ),
+    Kernel("scaled_mm", _fits_scaled_mm, _float8_pack, _scaled_mm_multiply),
     # of layers that torchao quantized, which pack themselves
     Kernel("torchao_16", _never, _nothing, lambda layer, x: layer.product(x), dequantizes=True),
     Kernel("torchao_8", _never, _nothing, lambda layer, x: layer.product(x)),
@@ -309,6 +351,13 @@ KERNELS: tuple[Kernel, ...] = (
         lambda layer: _is(layer, 8) or (_is(layer, 8, activation_bits=8) and not _has_better(layer)),
         _codes8,
         _dequantize8_multiply,
+        dequantizes=True,
+    ),
+    Kernel(
+        "dequantize_float8",
+        lambda layer: layer.is_quantized and layer.is_float8 and not _has_better(layer),
+        _float8_pack,
+        _dequantize_float8_multiply,
         dequantizes=True,
     ),
     Kernel(

@@ -34,6 +34,7 @@ class KernelLayer(nn.Module):
     bias: nn.Parameter | None
     density: float = 1.0
     library: str = "labkit"
+    is_float8: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,6 +74,7 @@ class KernelLayer(nn.Module):
             self.step_bytes,
             density=round(self.density, 1),
             library=self.library,
+            is_float8=self.is_float8,
         )
         candidates = {
             kernel.name: kernel for kernel in KERNELS if kernel.name in self.packed and bucket <= kernel.max_rows
@@ -129,12 +131,13 @@ class Linear(KernelLayer):
 
 
 class QuantizedLinear(KernelLayer):
-    """y = x W'ᵀ + b where W' is integer codes times scales.
+    """y = x W'ᵀ + b where W' is codes, integers or 8-bit floats, times scales.
 
     8 bits: codes int8 [out, in] in -127 … 127, scales [out]; W' = codes · scale.
+    8 bits as floats: the same with codes float8_e4m3fn and scales in fp32; rows of x are rounded to such floats, too.
     4 bits: codes uint8 [out, in] in 0 … 15, scales and zeros [out, in / group]; W' = (codes - 8) · scale + zero.
-    Scales are bf16 values, the precision in which the kernels take them. With `activation_bits` 8 each row of x is
-    rounded too, by a scale of its own. `pack` turns codes into the kernels' layout.
+    Scales of integers are bf16 values, the precision in which the kernels take them. With `activation_bits` 8 each row
+    of x is rounded too, by a scale of its own. `pack` turns codes into the kernels' layout.
     """
 
     is_quantized = True
@@ -152,7 +155,7 @@ class QuantizedLinear(KernelLayer):
         super().__init__()
         self.out_features, self.in_features = codes.shape
         self.bits, self.activation_bits, self.bias = bits, activation_bits, bias
-        self.device_type = codes.device.type
+        self.device_type, self.is_float8 = codes.device.type, codes.dtype is torch.float8_e4m3fn
         self.codes, self.scales, self.zeros = codes, scales, zeros
         self.group_size = self.in_features // scales.shape[1] if scales.ndim == 2 else self.in_features
 
@@ -162,7 +165,7 @@ class QuantizedLinear(KernelLayer):
 
     @property
     def _scheme(self) -> tuple[int, ...]:
-        return self.bits, self.activation_bits, self.group_size, self.in_features
+        return self.bits, self.is_float8, self.activation_bits, self.group_size, self.in_features
 
     @property
     def num_bytes(self) -> int:  # type: ignore[override]

@@ -107,7 +107,7 @@ def test_a_dtype_reaches_at_least_the_rate_of_wider_ones():
 
 
 def test_an_unknown_dtype_gets_the_best_rate_since_a_limit_may_not_be_too_low():
-    assert made().flops("fp8") == 400e9
+    assert made().flops("fp4") == 400e9
 
 
 def test_datasheets_are_labelled_and_give_limits_only():
@@ -119,3 +119,15 @@ def test_datasheets_are_labelled_and_give_limits_only():
         assert preset.bandwidth(2**34) > 1e12
     assert DATASHEETS["A100"].bandwidth(14e9) == 2.039e12
     assert DATASHEETS["H200"].bandwidth(1e9) == 4.8e12
+
+
+def test_small_floats_are_as_fast_as_known_and_else_as_wider_ones():
+    assert DATASHEETS["H200"].flops("fp8") == 1979e12
+    assert DATASHEETS["A100"].flops("fp8") == DATASHEETS["A100"].flops("bf16")  # not as int8, to which none converts
+
+
+def test_the_product_of_small_floats_can_be_timed():
+    import torch
+
+    rate = roofline._product_rate(torch.float8_e4m3fn, "cpu", roofline._scaled_mm, deadline_s=0.0)
+    assert rate > 1e6

@@ -64,6 +64,19 @@ def test_gpu_facts_come_from_nvidia_smi(monkeypatch):
         module._gpu.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("answer", "capability"), [("9.0\n9.0\n", 9.0), ("12.0\n", 12.0), ("[N/A]\n", None), ("", None)]
+)
+def test_compute_capability_is_that_of_the_first_gpu(monkeypatch, answer, capability):
+    monkeypatch.setattr(module.shutil, "which", lambda name: name)
+    monkeypatch.setattr(module, "_run", lambda command: answer)
+    module.compute_capability.cache_clear()
+    try:
+        assert module.compute_capability() == capability
+    finally:
+        module.compute_capability.cache_clear()
+
+
 def test_a_containers_limits_count(monkeypatch, tmp_path):
     for name, text in {"memory.max": "1000000\n", "memory.current": "400000\n", "cpu.max": "150000 100000\n"}.items():
         (tmp_path / name).write_text(text)

@@ -11,7 +11,6 @@ from labkit.engine.executor import StepShape
 from labkit.engine.probe import kinds, probe, typical
 from tests.engine.conftest import MakeEngine
 
-
 SPEC = WorkloadSpec("probe", "offline", prompt_tokens=24, new_tokens=4, num_requests=1)
 
 

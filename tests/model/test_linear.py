@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from labkit.compression.rounding import round_groups, round_rows
 from labkit.model import choice, kernels
-from labkit.model.kernels import KERNELS, round_activations
+from labkit.model.kernels import KERNELS, round_activations, round_to_float8
 from labkit.model.linear import Linear, QuantizedLinear, finish, joined, relocate, touch
 from labkit.model.native import build
 
@@ -32,11 +32,12 @@ def quantized(
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}
 WEIGHT_ONLY = ("native_int8", "native_int4", "int8pack", "int4pack", "int4pack_cuda", "dequantize8", "dequantize4")
 ROUNDING = (("native_int8_int8", 8), ("int_mm", 8), ("dequantize8", 8), ("native_int4_int8", 4), ("dequantize4", 4))
+FLOAT8 = ("scaled_mm", "dequantize_float8")
 
 
-def test_every_kernel_of_integers_is_tested_below() -> None:
+def test_every_kernel_of_codes_is_tested_below() -> None:
     of_others = {"native_float", "torch", "csr", "semi_structured", "torchao_16", "torchao_8"}
-    assert set(BY_NAME) - of_others == {*WEIGHT_ONLY, *(name for name, _ in ROUNDING)}
+    assert set(BY_NAME) - of_others == {*WEIGHT_ONLY, *(name for name, _ in ROUNDING), *FLOAT8}
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 70])
@@ -84,6 +85,67 @@ def test_a_kernel_of_rounded_activations_multiplies_their_whole_numbers(
     assert actual.dtype == dtype
     limit = 1e-5 if dtype is torch.float32 else 6e-3
     assert (actual.float() - expected).norm() / expected.norm() < limit
+
+
+def in_float8(*, rows: int = 96, columns: int = 128, seed: int = 0, device: str = "cpu") -> QuantizedLinear:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).to(device)
+    codes, scales = round_to_float8(weight)
+    return QuantizedLinear(codes, scales.squeeze(1), None, bits=8, activation_bits=8)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", FLOAT8)
+def test_a_kernel_of_small_floats_multiplies_both_sides_rounded(name: str, dtype: torch.dtype, num_rows: int) -> None:
+    layer, x = in_float8(), torch.randn(num_rows, 128, generator=torch.Generator().manual_seed(1)).to(dtype)
+    codes, scales = round_to_float8(x)
+    expected = (codes.float() * scales) @ layer.dequantized().T
+    layer.packed = {name: BY_NAME[name].pack(layer)}  # torch has the product on a CPU, too, where it is slow
+    actual = BY_NAME[name].multiply(layer, x)
+    assert actual.dtype == dtype
+    assert (actual.float() - expected).norm() / expected.norm() < 6e-3
+
+
+def test_small_floats_are_multiplied_on_a_cpu_by_the_fallback_alone() -> None:
+    layer = in_float8()
+    layer.pack()
+    assert list(layer.packed) == ["dequantize_float8"]
+    assert layer.num_bytes == 96 * 128 + 4 * 96
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("num_rows", [1, 3, 70])
+def test_tensor_cores_multiply_small_floats(num_rows: int) -> None:
+    layer = in_float8(device="cuda")
+    weight = layer.dequantized()
+    layer.pack()
+    assert list(layer.packed) == ["scaled_mm"]
+    x = torch.randn(num_rows, 128, device="cuda", dtype=torch.bfloat16)
+    codes, scales = round_to_float8(x)
+    expected = (codes.float() * scales) @ weight.T
+    assert (layer(x).float() - expected).norm() / expected.norm() < 6e-3
+
+
+def test_small_floats_keep_four_bits_of_every_weight_and_all_of_the_largest() -> None:
+    weight = torch.randn(64, 256) * torch.logspace(-6, 6, 64)[:, None]
+    weight[3] = 0
+    codes, scales = round_to_float8(weight)
+    rounded = codes.float() * scales
+    largest = weight.abs().amax(1)
+    torch.testing.assert_close(rounded.abs().amax(1), largest)
+    is_normal = weight.abs() > largest[:, None] / 448 * 2**-6
+    assert ((rounded - weight).abs() <= weight.abs() * (2**-4 + 1e-6))[is_normal].all()
+    assert rounded[3].eq(0).all()
+    assert rounded.isfinite().all()
+
+
+def test_integers_and_small_floats_are_not_joined() -> None:
+    assert joined([in_float8(), quantized(8, activation_bits=8)]) is None
+    whole = joined([in_float8(seed=1), in_float8(seed=2)])
+    assert isinstance(whole, QuantizedLinear)
+    assert whole.is_float8
+    assert torch.equal(whole.dequantized()[96:], in_float8(seed=2).dequantized())
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -87,3 +87,48 @@ def test_what_torchao_lacks_is_refused_in_one_line(tiny_model: str, tmp_path: Pa
     pytest.importorskip("torchao")
     with pytest.raises(Unavailable, match="torchao was asked for 4 bits with 16-bit activations on cpu; its kernels"):
         build("quantize(bits=4, kernel='torchao')", tiny_model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("capability", "reason"), [(None, "no NVIDIA GPU is here"), (8.0, "the GPU here has 8.0"), (8.9, ""), (12.0, "")]
+)
+def test_small_floats_need_a_gpu_that_multiplies_them(
+    capability: float | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "compute_capability", lambda: capability)
+    if not reason:
+        assert bind("quantize(format='fp8')").recipe.text == "quantize(format='fp8')"
+        return
+    with pytest.raises(Unavailable, match=f"quantize needs fp8 arithmetic: .*, {reason}; remedy"):
+        bind("quantize(format='fp8')")
+
+
+def test_small_floats_are_refused_on_the_cpu_beside_a_gpu(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "compute_capability", lambda: 9.0)
+    with pytest.raises(Unavailable, match="format 'fp8' was asked for on cpu; allowed: cuda; remedy: format='int'"):
+        build("quantize(format='fp8')", tiny_model, tmp_path)
+
+
+@pytest.mark.parametrize("knob", ["bits=4", "method='gptq'", "activations='int8'", "kernel='torchao'"])
+def test_small_floats_bring_their_own_activations_and_kernel(knob: str) -> None:
+    with pytest.raises(UsageError, match=f"format 'fp8' was asked for with {knob}; .* leave those knobs out"):
+        bind(f"quantize(format='fp8', {knob})")
+
+
+def test_a_model_in_small_floats_stays_close_and_takes_a_byte_a_weight(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = logits(build("", tiny_model, tmp_path))
+    monkeypatch.setattr(quantize, "compute_capability", lambda: 9.0)
+    monkeypatch.setattr(quantize, "_FP8_DEVICES", ("cpu",))  # by the fallback, where there is no GPU
+    engine = build("quantize(format='fp8')", tiny_model, tmp_path)
+    error = (logits(engine) - reference).norm() / reference.norm()
+    assert 0.001 < error < 0.15
+    layers = [module for module in engine.model.modules() if hasattr(module, "codes")]
+    assert {module.is_float8 for module in layers} == {True}
+    num_weights = sum(module.in_features * module.out_features for module in layers)
+    decode = engine.cost(SPEC).phases["decode"]
+    assert list(decode.flops_by_dtype) == ["fp8"]
+    assert num_weights < decode.bytes_by_kind["weights"] < 1.1 * num_weights
