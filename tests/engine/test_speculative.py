@@ -110,7 +110,7 @@ def test_a_sequence_at_its_end_is_not_pushed_beyond_by_longer_drafts_beside_it(
 class Foreseeing:
     """Drafts made from what plain decoding gave; `offset` 0 foresees it, any other is always wrong."""
 
-    models = ()
+    executors = ()
     max_positions = sys.maxsize
 
     def __init__(self, expected: List[List[int]], offset: int = 0) -> None:
@@ -247,7 +247,7 @@ class Chain:
 class Guess:
     """A drafter for a Chain; with `logits` it samples from them, else it always drafts the same token."""
 
-    models = ()
+    executors = ()
     max_positions = sys.maxsize
 
     def __init__(self, logits: Tensor | None, sampler: Sampler) -> None:
