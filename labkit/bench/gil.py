@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from labkit.bench.contention import CoreTime
 from labkit.bench.measure import prime
 from labkit.bench.system import System
 from labkit.core.workload import WorkloadSpec
@@ -24,25 +25,30 @@ from labkit.core.workload import WorkloadSpec
 
 @dataclass(frozen=True)
 class GilShare:
-    """Outputs per second of one System alone, of two in threads of one process, and of two in a process each."""
+    """Outputs per second of one System alone, of two in threads of one process, and of two in a process each.
+
+    `ratios` are processes over threads, round by round. `contention` is the share of core time that others took.
+    """
 
     alone_per_s: float
     threads_per_s: float
     processes_per_s: float
+    ratios: tuple[float, ...]
+    contention: float = 0.0
 
     @property
     def share(self) -> float:
-        """Part of its time that a System holds the lock (0 to 1), by the model above."""
-        return min(1.0, math.sqrt(max(0.0, self.processes_per_s / self.threads_per_s - 1)))
+        """Part of its time that a System holds the lock (0 to 1), by the model above, from the median round."""
+        return _share(median(self.ratios))
 
     @property
-    def lost(self) -> float:
-        """Part of the two processes' throughput that two threads do not reach; below 0 where they are ahead."""
-        return 1 - self.threads_per_s / self.processes_per_s
+    def bounds(self) -> tuple[float, float]:
+        """The same from the lowest and the highest round: of 7 rounds they miss the true median once in 64 times."""
+        return _share(min(self.ratios)), _share(max(self.ratios))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self) | {"share": self.share, "lost": self.lost}
+        return asdict(self) | {"share": self.share, "bounds": self.bounds}
 
 
 def measure_gil(systems: Sequence[System], pair: System, spec: WorkloadSpec, *, num_rounds: int) -> GilShare:
@@ -56,11 +62,18 @@ def measure_gil(systems: Sequence[System], pair: System, spec: WorkloadSpec, *, 
     both = WorkloadSpec(**{**spec.to_dict(), "num_requests": 2})
     for system in (*systems, pair):
         prime(system, spec)
+    before = CoreTime.now()
     rounds = [
         (_together([systems[0]], spec, index), _together(systems, spec, index), _together([pair], both, index))
         for index in range(num_rounds)
     ]
-    return GilShare(*(median(rates) for rates in zip(*rounds, strict=True)))
+    contention = before.contention(CoreTime.now())
+    alone, threads, processes = (median(rates) for rates in zip(*rounds, strict=True))
+    return GilShare(alone, threads, processes, tuple(apart / shared for _, shared, apart in rounds), contention)
+
+
+def _share(ratio: float) -> float:
+    return min(1.0, math.sqrt(max(0.0, ratio - 1)))
 
 
 def _together(systems: Sequence[System], spec: WorkloadSpec, index: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from labkit.core.cost import Cost
+from labkit.core.errors import UsageError
 from labkit.core.trace import Trace
 from labkit.core.workload import Workload, WorkloadSpec
 from labkit.engine.engine import Prepared
@@ -21,6 +22,7 @@ from labkit.processes.process import Event, WorkerProcess
 _COMMAND = (sys.executable, "-P", "-m", "labkit.optimizations.replica")
 _TIMEOUT_S = 3600.0  # to build the largest model; the session that waits for this process has limits of its own
 _POLL_S = 1.0
+_SCENARIOS = ("single_stream", "offline", "server")
 _SUMMED = ("weights_bytes", "kv_cache_bytes")
 
 
@@ -85,7 +87,13 @@ class Replicated:
             self.reusable_tokens = opened["reusable_tokens"]
 
     def prepare(self, workload: Workload) -> Prepared:
-        """Have one of them tokenize every prompt; whoever serves a request gets its ids."""
+        """Have one of them tokenize every prompt; whoever serves a request gets its ids.
+
+        Raises:
+            UsageError: a request that the model cannot hold, or requests that do not come by themselves.
+        """
+        if workload.scenario not in _SCENARIOS:
+            raise UsageError.unknown("scenario for replicas", workload.scenario, _SCENARIOS)
         prompts = self._ask("prepare", workload=asdict(workload))["prompts"]
         return Prepared(workload.scenario, tuple(zip(workload.requests, prompts, strict=True)))
 

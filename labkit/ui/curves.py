@@ -6,6 +6,7 @@ from typing import Any
 
 from labkit.bench.gil import GilShare
 from labkit.bench.scaling import NUM_PARAMETERS, Fit, Law, core_counts, fit
+from labkit.bench.validity import MAX_CONTENTION
 from labkit.core.errors import UsageError
 from labkit.core.recipe import Recipe
 from labkit.core.run import Run
@@ -131,9 +132,15 @@ def gil_told(gil: GilShare) -> list[str]:
         f"The interpreter's lock: one engine alone makes {units.rate(gil.alone_per_s)}; two in two threads of one "
         f"process {units.rate(gil.threads_per_s)} ({units.ratio(two)}); two in a process each "
         f"{units.rate(gil.processes_per_s)} ({units.ratio(apart)}).",
-        f"Python holds the lock for about {units.percent(gil.share)} of a step's time."
-        if gil.share
-        else "The two threads are not behind the two processes, so no part of a step under the lock can be seen.",
+        f"Python holds the lock for about {units.percent(gil.share)} of a step's time, by the lowest and the highest of "
+        f"{len(gil.ratios)} rounds {units.interval(*gil.bounds, units.percent)}.",
+        *(
+            [
+                f"Other work took {units.percent(gil.contention)} of core time meanwhile: measure again on a calm machine."
+            ]
+            if gil.contention > MAX_CONTENTION
+            else []
+        ),
     ]
 
 

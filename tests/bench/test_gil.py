@@ -59,18 +59,20 @@ def measured(python: float) -> GilShare:
 
 @pytest.mark.parametrize(("share", "reached"), [(0.0, 1.0), (0.5, 0.8), (1.0, 0.5)])
 def test_the_share_follows_from_what_two_threads_reach(share: float, reached: float) -> None:
-    found = GilShare(100.0, 200.0 * reached, 200.0)
+    found = GilShare(100.0, 200.0 * reached, 200.0, (1 / reached, 1.0, 1 / reached))
     assert found.share == pytest.approx(share)
-    assert found.lost == pytest.approx(1 - reached)
+    assert found.bounds == pytest.approx((0.0, share))
 
 
 def test_threads_that_are_ahead_hold_nothing_and_no_share_is_above_all() -> None:
-    assert GilShare(100.0, 210.0, 200.0).share == 0
-    assert GilShare(100.0, 60.0, 200.0).share == 1
+    assert GilShare(100.0, 210.0, 200.0, (0.95,)).share == 0
+    assert GilShare(100.0, 60.0, 200.0, (3.3,)).share == 1
 
 
 def test_python_alone_holds_the_lock_and_sleep_does_not() -> None:
-    assert measured(1.0).share > 0.6
+    alone = measured(1.0)
+    assert alone.share > 0.6
+    assert len(alone.ratios) == 3
     assert measured(0.0).share < 0.4
 
 

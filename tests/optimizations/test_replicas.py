@@ -143,6 +143,16 @@ def test_what_cannot_be_served_is_one_line_and_a_usage_error(tiny_model: str, tm
         system.prepare(replace(ALONE, new_tokens=4096).draw(0))
 
 
+def test_a_load_that_they_do_not_know_is_refused(tiny_model: str, tmp_path: Path) -> None:
+    with (
+        opened("kv_cache + replicas(num=1)", tiny_model, tmp_path) as system,
+        pytest.raises(
+            UsageError, match="unknown scenario for replicas 'tidal'; allowed: single_stream, offline, server"
+        ),
+    ):
+        system.prepare(replace(AT_ONCE.draw(0), scenario="tidal"))  # type: ignore[arg-type]
+
+
 def test_output_is_proven_with_the_replicas_themselves(tiny_model: str, tmp_path: Path) -> None:
     bound = bind(f"kv_cache + {TWO}")
     (proof,) = prepare_reference(
