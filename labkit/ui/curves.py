@@ -127,21 +127,19 @@ def _knee(found: Fit, curve: Curve) -> str:
 
 def gil_told(gil: GilShare) -> list[str]:
     """What two engines reach in two threads and in two processes, and what the lock has to do with it."""
-    two, apart = gil.threads_per_s / gil.alone_per_s, gil.processes_per_s / gil.alone_per_s
-    return [
+    shared, apart = gil.threads_per_s / gil.alone_per_s, gil.processes_per_s / gil.alone_per_s
+    bounds = units.interval(*gil.bounds, units.percent)
+    sentences = [
         f"The interpreter's lock: one engine alone makes {units.rate(gil.alone_per_s)}; two in two threads of one "
-        f"process {units.rate(gil.threads_per_s)} ({units.ratio(two)}); two in a process each "
+        f"process {units.rate(gil.threads_per_s)} ({units.ratio(shared)}); two in a process each "
         f"{units.rate(gil.processes_per_s)} ({units.ratio(apart)}).",
-        f"Python holds the lock for about {units.percent(gil.share)} of a step's time, by the lowest and the highest of "
-        f"{len(gil.ratios)} rounds {units.interval(*gil.bounds, units.percent)}.",
-        *(
-            [
-                f"Other work took {units.percent(gil.contention)} of core time meanwhile: measure again on a calm machine."
-            ]
-            if gil.contention > MAX_CONTENTION
-            else []
-        ),
+        f"Python holds the lock for about {units.percent(gil.share)} of a step's time; the lowest and the highest of "
+        f"{len(gil.ratios)} rounds say {bounds}.",
     ]
+    if gil.contention > MAX_CONTENTION:
+        taken = units.percent(gil.contention)
+        sentences.append(f"Other work took {taken} of core time meanwhile: measure again on a calm machine.")
+    return sentences
 
 
 def conclude(runs: Sequence[Run], *, gil: GilShare | None, is_stdout: bool) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def test_the_conclusion_is_shown_and_returned_as_plain_data(make, capsys):
     said = capsys.readouterr().out
     assert "two in two threads of one process 120 tok/s (1.20×)" in said
     assert "Python holds the lock for about 70.7 % of a step's time" in said
-    assert "of 3 rounds [44.7, 77.5 %]" in said
+    assert "of 3 rounds say [44.7, 77.5 %]" in said
     assert "Other work took 40.0 % of core time meanwhile" in said
     json.dumps(data, allow_nan=False)
     assert data["scaling"]["threads"]["fits"]["USL"] is None
