@@ -78,10 +78,10 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
     Between passes the calibration kernel runs: a System cannot be steadier than the machine under it.
 
     A window is three passes, or one where nine would not fit in the cap; three windows are always run, and past the cap
-    only as many more passes as it takes to look four times. Passes have the shape of the measured ones and prompts that
-    no measured pass has. A System too slow for the effort's pass length is found out with two new tokens and warmed up
-    with as many as fit; under `server` load arrivals set the length. Where the System `is_known` to become steady, from
-    an earlier process, three passes have to do.
+    only as many more passes as it takes to look four times. What the first pass compiles or probes has no cap. Passes
+    have the shape of the measured ones and prompts that no measured pass has. A System too slow for the effort's pass
+    length is found out with two new tokens and warmed up with as many as fit; under `server` load arrivals set the
+    length. Where the System `is_known` to become steady, from an earlier process, three passes have to do.
 
     Raises:
         UsageError: no effort has that name, or the System cannot serve the workload.
@@ -89,10 +89,11 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
     if effort not in EFFORTS:
         raise UsageError.unknown("effort", effort, EFFORTS)
     limits, indices, start_s = EFFORTS[effort], count(-1, -1), time.perf_counter()
-    token_share = 1.0
+    token_share, ready_s = 1.0, start_s
     if spec.scenario != "server":
         least = shortened(spec, 0.0)
         _pass(system, least, next(indices))  # what is done once, on first use, does not count
+        ready_s = time.perf_counter()
         token_share = limits.token_share(_whole_pass_s(_pass(system, least, next(indices)).trace, least, spec))
     fitting = shortened(spec, token_share)
     passes_s: list[float] = []
@@ -103,15 +104,15 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
         calibrations_s.append(calibrate())
         window = _PASSES_PER_WINDOW if _NUM_WINDOWS * _PASSES_PER_WINDOW * passes_s[-1] <= limits.warmup_cap_s else 1
         steady = is_steady(passes_s, window=window, machine_noise=machine_noise([calibrations_s]))
-        warmup_s = time.perf_counter() - start_s
+        end_s = time.perf_counter()
         num_looks = len(passes_s) - _NUM_WINDOWS * window + 1
-        is_over = num_looks >= _MIN_LOOKS and warmup_s >= limits.warmup_cap_s
+        is_over = num_looks >= _MIN_LOOKS and end_s - ready_s >= limits.warmup_cap_s
         if steady or is_over or (is_known and len(passes_s) == _NUM_WINDOWS):
             pass_s = _whole_pass_s(trace, fitting, spec)
             # the second request of a cold pass would find what the first one left
             can_repeat = spec.scenario == "single_stream" and spec.cache_state == "warm"
             repeats = limits.repeats(float(np.median(passes_s))) if can_repeat else 1
-            return Warmup(warmup_s, steady, len(passes_s), pass_s, token_share, repeats, tuple(calibrations_s))
+            return Warmup(end_s - start_s, steady, len(passes_s), pass_s, token_share, repeats, tuple(calibrations_s))
 
 
 def is_steady(passes_s: Sequence[float], *, window: int, machine_noise: float = 0.0) -> bool:

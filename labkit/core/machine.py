@@ -20,6 +20,7 @@ from labkit.core.errors import Unavailable, UsageError
 
 DEVICES = ("cpu", "cuda")
 C_COMPILERS = ("cc", "gcc", "clang")
+CPP_COMPILERS = ("g++", "clang++", "c++")
 
 _LIBRARIES = ("numpy", "torch", "tensorflow", "transformers", "llama-cpp-python", "scikit-learn", "torchao", "gensim")
 _ISA = re.compile(r"^(avx|avx2|fma|f16c|avx512.*|avx_vnni|amx_.*|asimd.*|sve.*|i8mm|bf16)$")
@@ -126,6 +127,11 @@ def usable_cores() -> int:
 def c_compiler() -> str | None:
     """Path of the C compiler that native kernels are compiled with; None where there is none."""
     return next((path for name in C_COMPILERS if (path := shutil.which(name))), None)
+
+
+def cpp_compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile writes code for; None where there is none."""
+    return next((path for name in CPP_COMPILERS if (path := shutil.which(name))), None)
 
 
 def emulated_dtypes(isa: Collection[str]) -> tuple[str, ...]:

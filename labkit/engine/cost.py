@@ -20,6 +20,9 @@ NATIVE_LAUNCHES_PER_LAYER = 24
 REPLAYED_LAUNCHES_PER_LAYER = 0
 """The same where the whole step is replayed by one call."""
 
+COMPILED_LAUNCHES_PER_LAYER = 20
+"""The same where torch.compile made kernels of what lies between two attentions; its checks are counted as launches."""
+
 VERIFY_LAUNCHES_PER_LAYER = 41
 """The same where a step checks drafted tokens: attention of several tokens is torch's, native kernels or not."""
 
@@ -40,7 +43,8 @@ class DecoderCost:
 
     `linear_bytes` and `head_bytes` are bytes a weight, scales included. `kv_bytes` is bytes of one stored key or value
     element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
-    `decode_launches` operations are dispatched in a layer and decoding step. `block_size` is tokens in a block of the
+    `prefill_launches` and `decode_launches` operations are dispatched in a layer and step of their phase; a step that
+    `is_compiled` is not replayed. `block_size` is tokens in a block of the
     cache. The first `cached_prompt_tokens` of a prompt are copied from what earlier requests left, which takes up to
     `prefix_bytes`.
     `num_linear_parameters` are those of the blocks' linear layers where they differ from what `config` says, `density`
@@ -64,7 +68,9 @@ class DecoderCost:
     block_size: int = 1
     cached_prompt_tokens: int = 0
     prefix_bytes: int = 0
+    prefill_launches: float = LAUNCHES_PER_LAYER
     decode_launches: float = LAUNCHES_PER_LAYER
+    is_compiled: bool = False
     tokens_per_step: float = 1.0
     num_drafted: float = 0.0
     draft: "DecoderCost | None" = None
@@ -110,7 +116,9 @@ class DecoderCost:
             config=config,
             linear_bytes=size,
             head_bytes=size,
+            prefill_launches=LAUNCHES_PER_LAYER,
             decode_launches=LAUNCHES_PER_LAYER,
+            is_compiled=False,
             num_linear_parameters=None,
             density=1.0,
         )
@@ -137,6 +145,7 @@ class DecoderCost:
             copied=copied,
             num_steps=waves,
             num_outputs=spec.num_requests,
+            launches=self.prefill_launches,
         )
         phases = {"prefill": prefill}
         if spec.new_tokens == 1:
@@ -145,7 +154,7 @@ class DecoderCost:
         num_logits = 1 + self.num_drafted
         new, past = (num_logits, mean_context) if self.is_cached else (mean_context, 0.0)
         if self.draft is not None:
-            ahead = self.draft._step(width, spec.prompt_tokens, num_steps=waves)
+            ahead = self.draft._step(width, spec.prompt_tokens, num_steps=waves, launches=self.draft.prefill_launches)
             guess = self.draft._step(
                 width,
                 1.0,
@@ -187,7 +196,7 @@ class DecoderCost:
         num_steps: float,
         num_outputs: float = 0.0,
         num_logits: float = 1.0,
-        launches: float = LAUNCHES_PER_LAYER,
+        launches: float,
     ) -> Phase:
         """One step of `width` sequences that copy, then compute `new` tokens each behind `past` stored ones."""
         config = self.config

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from labkit.engine.cache import CacheView, KVCache
-from labkit.engine.cost import LAUNCHES_PER_LAYER, NATIVE_LAUNCHES_PER_LAYER, REPLAYED_LAUNCHES_PER_LAYER
+from labkit.engine.compiled import CompiledBlock
+from labkit.engine.cost import (
+    COMPILED_LAUNCHES_PER_LAYER,
+    LAUNCHES_PER_LAYER,
+    NATIVE_LAUNCHES_PER_LAYER,
+    REPLAYED_LAUNCHES_PER_LAYER,
+)
 from labkit.engine.recorded import RecordedStep, can_record
 from labkit.engine.sequence import Sequence
 from labkit.model.transformer import Transformer
@@ -88,6 +94,8 @@ class LocalExecutor:
         """See Executor."""
         if self.is_replayed:
             return REPLAYED_LAUNCHES_PER_LAYER
+        if isinstance(self.model.layers[0], CompiledBlock):
+            return COMPILED_LAUNCHES_PER_LAYER
         is_native = self.cache is not None and self.cache.has_native_attention
         return NATIVE_LAUNCHES_PER_LAYER if is_native else LAUNCHES_PER_LAYER
 

@@ -1,19 +1,22 @@
 """Probe: what a step's linear layers, and what lies between them, take on this machine.
 
 Layers were timed when their kernels were chosen. What lies between them, norms, rotation, attention and gates, is timed
-here on a scratch cache: in one block, all are alike, or in a whole step where one is replayed.
+here on a scratch cache: in one block, all are alike, or in a whole step where one is replayed. Products that are
+compiled together with what lies around them are timed by themselves, and taken from the time of all blocks.
 """
 
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch.nn import functional as F
 
 from labkit.bench.limit import Kernels
 from labkit.engine.cache import KVCache
+from labkit.engine.compiled import CompiledBlock, compiled_layers
 from labkit.engine.executor import Executor, StepShape
 from labkit.engine.recorded import RecordedStep
 from labkit.engine.sampler import Sampler
@@ -58,7 +61,11 @@ def probe(executor: Executor, shapes: Counter[StepShape], *, sampler: Sampler, e
         met = {layer: shape.rows if shape.rows in layer.seconds else min(layer.seconds) for layer in layers}
         has_unpacking |= any(layer.kernels[rows].dequantizes for layer, rows in met.items())
         step_s += share * sum(layer.seconds[rows] for layer, rows in met.items())
-        if executor.cache is not None and executor.is_replayed and shape.new == 1:
+        if isinstance(executor.model.layers[0], CompiledBlock):
+            products_s, rest_s = _compiled_s(executor.model, executor.cache, shape, met)
+            step_s += share * products_s
+            between_s += share * rest_s
+        elif executor.cache is not None and executor.is_replayed and shape.new == 1:
             between_s += share * _replayed_s(executor.model, executor.cache, shape, sampler)
         else:
             between_s += share * _between_s(executor.model, executor.cache, shape)
@@ -106,6 +113,50 @@ def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> f
         torch.add(x, y)
 
     return len(model.layers) * _median_s(between, is_cuda=like.is_cuda)
+
+
+def _compiled_s(
+    model: Transformer, cache: KVCache | None, shape: StepShape, met: Mapping[KernelLayer, int]
+) -> tuple[float, float]:
+    """What products that are part of compiled code take, and what is left of all blocks without their other layers."""
+    products_s = _products_s(model, shape.rows)
+    in_blocks = set(model.layers.modules())
+    others_s = sum(layer.seconds[rows] for layer, rows in met.items() if layer in in_blocks)
+    return products_s, max(0.0, _blocks_s(model, cache, shape) - products_s - others_s)
+
+
+@torch.inference_mode()
+def _products_s(model: Transformer, num_rows: int) -> float:
+    """Median time of all products that are part of compiled code, one after the other."""
+    layers = compiled_layers(model)
+    like = model.norm.weight
+    inputs = {width: like.new_ones(num_rows, width) for width in {layer.in_features for layer in layers}}
+
+    def products() -> None:
+        for layer in layers:
+            F.linear(inputs[layer.in_features], layer.weight, layer.bias)
+
+    return _median_s(products, is_cuda=like.is_cuda)
+
+
+@torch.inference_mode()
+def _blocks_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> float:
+    """Median time of all blocks of a step."""
+    store = None
+    if cache is not None:
+        scratch, requests = _scratch(cache, shape, num_layers=len(model.layers))
+        store = scratch.view(requests, shape.new)
+    like = model.embed_tokens.weight
+    x = torch.randn(shape.batch, shape.new, model.config.hidden_size, dtype=model.dtype, device=like.device)
+    rotation = model.rotation(store.positions if store is not None else None, shape.new, x)
+    mask = model.mask(store, x)
+
+    def blocks() -> None:
+        y = x
+        for block in model.layers:
+            y = block(y, rotation, mask, store)
+
+    return _median_s(blocks, is_cuda=like.is_cuda)
 
 
 def _scratch(cache: KVCache, shape: StepShape, *, num_layers: int) -> tuple[KVCache, list[Request]]:

@@ -182,12 +182,23 @@ class Attention(nn.Module):
         if hasattr(self, "q_norm"):
             q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=2)
             qkv = torch.cat((self.q_norm(q), self.k_norm(k), v), dim=2)
+        return self.look_back(qkv, rotation, mask, store)
+
+    def look_back(
+        self, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None, store: KVStore | None
+    ) -> Tensor:
+        """Rotate, store and attend: [B, T, H + 2 K, D], which may be overwritten, → [B, T, H·D].
+
+        Without a `rotation` queries and keys are rotated already; a store that can attend rotates them itself.
+        """
+        heads, kv_heads = self.num_heads, self.num_kv_heads
         if store is not None and store.can_attend:
+            assert rotation is not None
             return store.attend(self.index, qkv, rotation, window=self.window)
         queries_and_keys = qkv[:, :, : heads + kv_heads]
-        if self.is_native:
+        if rotation is not None and self.is_native:
             rows.rotate(queries_and_keys, *rotation)
-        else:
+        elif rotation is not None:
             queries_and_keys = rotate(queries_and_keys, *rotation)
         q, k = torch.split(queries_and_keys, [heads, kv_heads], dim=2)
         k, v = k.transpose(1, 2), qkv[:, :, heads + kv_heads :].transpose(1, 2)  # [B, K, T, D]

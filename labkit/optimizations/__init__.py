@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
 from labkit.optimizations.base import Blueprint, Context, Need, Optimization, Slot, knob
+from labkit.optimizations.compile import Compile
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.low_rank import LowRank
 from labkit.optimizations.precision import Precision
@@ -37,6 +38,7 @@ CATALOG: tuple[type[Optimization], ...] = (
     StaticBatching,
     Speculative,
     Threads,
+    Compile,
     Replicas,
 )
 """Every technique, in the order its hooks run and tables list it."""

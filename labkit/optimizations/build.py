@@ -51,8 +51,7 @@ def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path)
     from labkit.compression.calibration import calibration_tokens
     from labkit.engine.config import EngineConfig
     from labkit.engine.engine import Engine
-    from labkit.model.linear import finish
-    from labkit.model.transformer import Transformer, fuse
+    from labkit.model.transformer import Transformer
 
     model = Transformer(source.config, dtype=torch.float32, device="meta")
     source.load(model, torch.float32, device)
@@ -64,7 +63,7 @@ def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path)
         model = optimization.transform(model, context)
         config = optimization.configure(config)
     weight_steps = Bound(tuple(one for one in bound.optimizations if one.slot is Slot.WEIGHTS)).recipe.text
-    finish(fuse(model))
+    model = config.finish(model)
     gc.collect()
 
     return Engine(

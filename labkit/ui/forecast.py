@@ -78,6 +78,7 @@ def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_
 def cost_of(bound: Bound, sizes: ModelConfig, spec: WorkloadSpec, device: str) -> DecoderCost:
     """What a Recipe should need on a device, its decoding steps replayed where native kernels can be had for them."""
     cost = bound.cost(DecoderCost.baseline(sizes, spec))
-    if device == "cpu" and cost.is_cached and not cost.num_drafted and c_compiler():
+    can_be_replayed = cost.is_cached and not cost.num_drafted and not cost.is_compiled
+    if device == "cpu" and can_be_replayed and c_compiler():
         return replace(cost, decode_launches=REPLAYED_LAUNCHES_PER_LAYER)
     return cost

@@ -139,6 +139,14 @@ def test_a_cold_pass_begins_when_all_that_went_before_has_been_dropped(known_sys
     assert "drop" not in done
 
 
+def test_what_the_first_pass_compiles_leaves_the_time_to_settle(known_system, clock):
+    settled = warm_up(known_system(lambda k: 0.05 * (1 + 2 * 0.9**k), clock=clock), CHAT, effort="quick")
+    compiling = known_system(lambda k: 30.0 if k == 0 else 0.05 * (1 + 2 * 0.9**k), clock=clock)
+    warmup = warm_up(compiling, CHAT, effort="quick")
+    assert warmup.num_passes == settled.num_passes
+    assert warmup.warmup_s == pytest.approx(settled.warmup_s + 30.0, rel=0.05)
+
+
 def test_negative_passes_are_kept_for_the_warm_up(known_system):
     with pytest.raises(ValueError, match="expected 0 or more"):
         measure_pass(known_system(lambda k: 0.0), CHAT, -1)
