@@ -102,12 +102,6 @@ def test_values_outside_the_rule_are_refused_by_name(kind: type[Optimization]) -
                 kind(**{field.name: value})
 
 
-def skip_without_needs(*kinds: type[Optimization]) -> None:
-    for kind in kinds:
-        if lacking := [reason for need in kind.needs if (reason := need.missing())]:
-            pytest.skip(f"{kind.name}: {lacking[0]}")
-
-
 @every
 def test_the_tiny_model_runs_under_it(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
     check_runs_under(kind, tiny_model, tmp_path)
