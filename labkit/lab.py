@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from labkit.core import paths
 from labkit.core.errors import StoreError, Unavailable, UsageError
 from labkit.core.run import Run
-from labkit.core.workload import Request, WorkloadSpec
+from labkit.core.workload import Changes, Request, WorkloadSpec, resized
 from labkit.core.workload import workload as named_workload
 from labkit.runner.plan import Plan
 from labkit.runner.session import WORKER_COMMAND, OnProgress, Session
@@ -44,9 +44,11 @@ class Lab:
         workload: a name, or a WorkloadSpec of your own.
         effort: "quick", "standard" or "rigorous".
         home: folder of the history and the caches; default: $LABKIT_HOME.
+        changes: fields of the workload to replace, such as `rate_per_s=4.0` or `prompt_tokens=(16, 256)`; see
+            `core.workload.Changes`, and `core.replay.read_replay` for `replay`.
 
     Raises:
-        UsageError: no such workload.
+        UsageError: no such workload, or one that cannot be.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class Lab:
         effort: str = "quick",
         home: Path | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
+        **changes: Unpack[Changes],
     ) -> None:
         self.model, self.devices, self.effort = model, tuple(devices), effort
-        self.spec = workload if isinstance(workload, WorkloadSpec) else named_workload(workload)
+        spec = workload if isinstance(workload, WorkloadSpec) else named_workload(workload)
+        self.spec = resized(spec, **changes) if changes else spec
         self.home = home or paths.home()
         self.problems: tuple[str, ...] = ()  # why the history lacks what was measured last
         self._worker_command = worker_command

@@ -91,6 +91,30 @@ def test_options_reach_the_plan(plans):
     assert plan.spec.scenario == "offline"
 
 
+def test_a_load_reaches_the_plan(plans, tmp_path):
+    load = ["--rate", "8", "--burstiness", "2", "--requests", "6", "--prompt-tokens", "16-32", "--new-tokens", "4"]
+    assert cli.main([*BENCH, *load]) == 0
+    assert cli.main([*BENCH, "--concurrency", "3", "--turns", "2"]) == 0
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"arrival_s": 0.1, "prompt": "Hello", "new_tokens": 4}\n' * 2)
+    assert cli.main([*BENCH, "--trace", str(trace)]) == 0
+    bursts, loop, replay = (plan.spec for plan in plans)
+    assert (bursts.scenario, bursts.rate_per_s, bursts.arrival_cv, bursts.num_requests) == ("server", 8, 2, 6)
+    assert (bursts.min_prompt_tokens, bursts.prompt_tokens, bursts.new_tokens) == (16, 32, 4)
+    assert (loop.scenario, loop.concurrency, loop.turns, loop.num_requests) == ("closed_loop", 3, 2, 16)
+    assert (replay.scenario, replay.num_requests, replay.rate_per_s) == ("server", 2, None)
+
+
+def test_a_trace_with_a_bad_line_is_one_line_that_names_it(plans, tmp_path, capsys):
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"arrival_s": 0.1, "prompt": "Hello", "new_tokens": 4}\n{"arrival_s": 0.2}\n')
+    assert cli.main([*BENCH, "--trace", str(trace)]) == 2
+    assert plans == []
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "line 2: its keys are 'arrival_s'; allowed: " in error
+
+
 def test_a_shared_prefix_and_a_cold_cache_reach_the_plan(plans):
     assert cli.main([*BENCH, "--workload", "shared_prefix", "--shared-prefix", "512", "--cache-state", "cold"]) == 0
     assert cli.main(["peers", "--workload", "batch", "--shared-prefix", "48"]) == 0
@@ -136,6 +160,18 @@ def test_an_error_is_one_line_on_stderr(plans, monkeypatch, capsys):
         ["bench", "--batch", "many"],
         ["bench", "--shared-prefix", "64"],
         ["bench", "--cache-state", "tepid"],
+        ["bench", "--rate", "0"],
+        ["bench", "--rate", "1e9"],
+        ["bench", "--rate", "fast"],
+        ["bench", "--rate", "2", "--concurrency", "2"],
+        ["bench", "--burstiness", "2"],
+        ["bench", "--rate", "2", "--burstiness", "-1"],
+        ["bench", "--concurrency", "0"],
+        ["bench", "--prompt-tokens", "16-"],
+        ["bench", "--prompt-tokens", "32-16"],
+        ["bench", "--prompt-tokens", "-4"],
+        ["bench", "--turns", "0"],
+        ["bench", "--trace", "no/such/file"],
         ["prefix", "faq"],
         ["prefix", "faq", "--tokens", "64", "--text", "faq.txt"],
         ["prefix", "../faq", "--tokens", "64"],

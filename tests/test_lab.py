@@ -10,6 +10,7 @@ import pytest
 from labkit.core.errors import UsageError
 from labkit.core.machine import usable_cores
 from labkit.core.workload import WORKLOADS, WorkloadSpec
+from labkit.core.workload import workload as named_workload
 from labkit.lab import Lab
 from tests.runner.conftest import MOCK_WORKER, SPEC
 
@@ -67,6 +68,9 @@ def test_a_workload_is_a_name_or_a_spec() -> None:
     assert Lab(workload="long").spec == WORKLOADS["long"]
     spec = WorkloadSpec("mine", "offline", prompt_tokens=1, new_tokens=1)
     assert Lab(workload=spec).spec is spec
+    assert Lab(rate_per_s=2.0, prompt_tokens=(4, 8)).spec == named_workload(
+        "chat", rate_per_s=2.0, prompt_tokens=(4, 8)
+    )
     with pytest.raises(UsageError, match="unknown workload 'nonsense'"):
         Lab(workload="nonsense")
 

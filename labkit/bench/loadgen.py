@@ -1,7 +1,8 @@
-"""Arrivals: open-loop load, and how late it was sent.
+"""Load: requests as they are sent to a System, by the clock or as others are done, and how late they were sent.
 
-Requests are sent at their intended times whether or not the System keeps up, so a System that stalls is charged for
-every request that arrived meanwhile (Tene's "coordinated omission" is what happens otherwise).
+Open loop: requests are sent at their intended times whether or not the System keeps up, so a System that stalls is
+charged for every request that arrived meanwhile (Tene's "coordinated omission" is what happens otherwise). Closed loop:
+so many are outstanding at any time, and the next is meant to be sent the moment that one of them is done.
 """
 
 from __future__ import annotations
@@ -9,18 +10,104 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from types import TracebackType
+from typing import Protocol, Self
 
 import numpy as np
 
 from labkit.core.trace import Trace
+from labkit.core.workload import Request, Scenario
 
 _FINE_S = 2e-3  # before the intended time from which sleep goes in short steps: a long sleep may end late
 _STEP_S = 2e-4
 _SWITCH_S = 5e-4  # a tenth of Python's default: how long the serving thread may keep the interpreter from the generator
+
+
+class Load(AbstractContextManager["Load"], Protocol):
+    """Requests by index, as a serving loop sees them. It tells what is `done` and takes what is `due`."""
+
+    @property
+    def is_more_coming(self) -> bool:
+        """Whether requests will come even if none of those that came is ever done."""
+
+    def due(self) -> list[tuple[int, float]]:
+        """Requests sent since the last call, as (index, time sent in seconds after the start). Never blocks."""
+
+    def arrival_s(self, index: int) -> float:
+        """When a request that was due was meant to be sent, in seconds after the start."""
+
+    def done(self, index: int, at_s: float) -> None:
+        """Note that a request was handed back whole at `at_s`."""
+
+    def wait(self, timeout: float) -> bool:
+        """Block until a request is due or `timeout` seconds have passed; whether one is due."""
+
+
+def load_of(scenario: Scenario, requests: Sequence[Request], *, concurrency: int, start_ns: int) -> Load:
+    """The load that a scenario stands for; the clock, `perf_counter_ns`, began at `start_ns`."""
+    if scenario in ("single_stream", "closed_loop"):
+        num = concurrency if scenario == "closed_loop" else 1
+        return ClosedLoop([request.turn for request in requests], num, start_ns)
+    return Arrivals([request.arrival_s for request in requests], start_ns)
+
+
+class ClosedLoop:
+    """Keeps `concurrency` requests outstanding, sent from the thread that serves them: there is no other to wait for.
+
+    Request i is turn `turns[i]` of a conversation: one above 0 follows request i - 1, whose place it takes.
+    """
+
+    def __init__(self, turns: Sequence[int], concurrency: int, start_ns: int) -> None:
+        self._turns, self._concurrency, self._start_ns = turns, concurrency, start_ns
+        self._first_turns = iter([index for index, turn in enumerate(turns) if turn == 0])
+        self._ready: list[int] = []
+        self._arrivals_s: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        now_s = self._now_s()
+        for _ in range(self._concurrency):
+            self._send(next(self._first_turns, None), now_s)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is left running."""
+
+    @property
+    def is_more_coming(self) -> bool:
+        """Never by itself: to wait for more, as a batch that is to be full does, would be to wait forever."""
+        return False
+
+    def due(self) -> list[tuple[int, float]]:
+        """See Load."""
+        ready, self._ready = self._ready, []
+        return [(index, self._now_s()) for index in ready]
+
+    def arrival_s(self, index: int) -> float:
+        """See Load."""
+        return self._arrivals_s[index]
+
+    def done(self, index: int, at_s: float) -> None:
+        """See Load."""
+        is_answered = index + 1 < len(self._turns) and self._turns[index + 1] > 0
+        self._send(index + 1 if is_answered else next(self._first_turns, None), at_s)
+
+    def wait(self, timeout: float) -> bool:
+        """See Load; there is nothing to wait for."""
+        return bool(self._ready)
+
+    def _send(self, index: int | None, at_s: float) -> None:
+        if index is not None:
+            self._arrivals_s[index] = at_s
+            self._ready.append(index)
+
+    def _now_s(self) -> float:
+        return (time.perf_counter_ns() - self._start_ns) * 1e-9
 
 
 class Arrivals:
@@ -40,7 +127,7 @@ class Arrivals:
         self._thread: Thread | None = None
         self._switch_interval_s = sys.getswitchinterval()
 
-    def __enter__(self) -> Arrivals:
+    def __enter__(self) -> Self:
         num_due = 0
         while num_due < len(self._times_s) and self._times_s[num_due] <= self._now_s():
             self._sent.put((num_due, self._now_s()))
@@ -63,6 +150,18 @@ class Arrivals:
     def is_exhausted(self) -> bool:
         """Whether every request has been handed over by `due`."""
         return self._num_handed_over == len(self._times_s)
+
+    @property
+    def is_more_coming(self) -> bool:
+        """See Load."""
+        return not self.is_exhausted
+
+    def arrival_s(self, index: int) -> float:
+        """See Load."""
+        return self._times_s[index]
+
+    def done(self, index: int, at_s: float) -> None:
+        """See Load; nothing depends on it."""
 
     def due(self) -> list[tuple[int, float]]:
         """Requests sent since the last call, as (index, time sent in seconds after the start). Never blocks."""

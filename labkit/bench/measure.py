@@ -171,12 +171,12 @@ def measure_pass(
     fitting = shortened(spec, token_share)
     system.relocate()
     prime(system, spec)
-    return _pass(system, replace(fitting, num_requests=repeats * fitting.num_requests), index)
+    return _pass(system, fitting, index, repeats=repeats)
 
 
 def prime(system: System, spec: WorkloadSpec) -> None:
     """Serve single short requests for a moment, at least one: threads find their cores, caches fill, clocks rise."""
-    one = replace(shortened(spec, 0.0), scenario="single_stream", num_requests=1, rate_per_s=None)
+    one = shortened(spec.first(), 0.0)
     prepared, start_s = system.prepare(one.draw(-1)), time.perf_counter()
     while True:
         system.serve(prepared)
@@ -186,8 +186,16 @@ def prime(system: System, spec: WorkloadSpec) -> None:
 
 def shortened(spec: WorkloadSpec, token_share: float) -> WorkloadSpec:
     """The workload with this share of its new tokens: at least 2, at most all. What a slow recipe runs."""
-    num = max(MIN_NEW_TOKENS, round(token_share * spec.new_tokens))
-    return replace(spec, new_tokens=min(spec.new_tokens, num))
+
+    def share(tokens: int) -> int:
+        return min(tokens, max(MIN_NEW_TOKENS, round(token_share * tokens)))
+
+    return replace(
+        spec,
+        new_tokens=share(spec.new_tokens),
+        min_new_tokens=None if spec.min_new_tokens is None else share(spec.min_new_tokens),
+        replay=tuple(line._replace(new_tokens=share(line.new_tokens)) for line in spec.replay),
+    )
 
 
 def calibrate() -> float:
@@ -216,12 +224,12 @@ def _calibration_data() -> tuple[npt.NDArray[np.float32], FloatArray]:
 def _whole_pass_s(trace: Trace, fitting: WorkloadSpec, spec: WorkloadSpec) -> float:
     """Seconds of a pass over `spec`, foretold from one that ran fewer new tokens at the rate of its decoding."""
     rate = pass_values(trace).get("decode_tok_per_s")
-    num_left = spec.num_requests * (spec.new_tokens - fitting.new_tokens)
+    num_left = spec.num_new_tokens - fitting.num_new_tokens
     return trace.duration_s + (num_left / rate if rate is not None else 0.0)
 
 
-def _pass(system: System, spec: WorkloadSpec, index: int) -> Measured:
-    prepared = system.prepare(spec.draw(index))
+def _pass(system: System, spec: WorkloadSpec, index: int, *, repeats: int = 1) -> Measured:
+    prepared = system.prepare(spec.draw(index, repeats=repeats))
     if spec.cache_state == "cold":
         system.drop_caches()
     with garbage_kept():

@@ -40,7 +40,7 @@ class NullSystem:
             for _ in range(request.max_new_tokens):
                 output_s.append((time.perf_counter_ns() - start_ns) * 1e-9)
             ids = (0,) * request.max_new_tokens
-            traces.append(RequestTrace(sent_s, sent_s, sent_s, tuple(output_s), ids, request.prompt_tokens))
+            traces.append(RequestTrace(sent_s, sent_s, sent_s, tuple(output_s), ids, request.prompt_tokens or 0))
         return Trace(tuple(traces), (time.perf_counter_ns() - start_ns) * 1e-9)
 
     def quality(self, effort: str) -> Mapping[str, float]:

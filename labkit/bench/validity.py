@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -56,13 +57,13 @@ def faults(
     proof: Mapping[str, Any] | None = None,
     quality: Mapping[str, float] | None = None,
     nan_tensors: Sequence[str] = (),
-    num_expected_outputs: int | None = None,
+    num_expected_outputs: Sequence[int] | None = None,
 ) -> tuple[Fault, ...]:
     """Every rule that a Run breaks, in a fixed order; empty for a valid one.
 
     `passes` and `calibrations` are those of the blocks that were kept, after reruns. `machine_noise` is relative.
-    `num_expected_outputs` is what each request was to yield. Codes: `nan`, `proof`, `tokens`, `empty`, `unsteady`,
-    `drift`, `contended`, `overload`, `limit`.
+    `num_expected_outputs` is what each request of a pass was to yield.
+    Codes: `nan`, `proof`, `tokens`, `empty`, `unsteady`, `drift`, `contended`, `overload`, `limit`.
     """
     traces = [measured.trace for measured in passes]
     found = (
@@ -101,12 +102,19 @@ def _proof(proof: Mapping[str, Any] | None) -> Fault | None:
     )
 
 
-def _tokens(traces: Sequence[Trace], num_expected: int | None) -> Fault | None:
-    counts = {len(request.output_ids) for trace in traces for request in trace.requests}
-    if num_expected is None or counts <= {num_expected}:
-        return None
-    seen = ", ".join(map(str, sorted(counts - {num_expected})))
-    return Fault("tokens", f"requests with {seen} outputs", f"{num_expected} each", "unequal work cannot be compared")
+def _tokens(traces: Sequence[Trace], num_expected: Sequence[int] | None) -> Fault | None:
+    """A pass goes through all requests once or several times, whatever order it tells of them in."""
+    for trace in traces if num_expected else ():
+        expected = Counter(num_expected)
+        counts = Counter(len(request.output_ids) for request in trace.requests)
+        repeats = max(1, round(counts.total() / expected.total()))
+        wrong = counts - Counter({num: repeats * times for num, times in expected.items()})
+        if wrong or counts.total() != repeats * expected.total():
+            seen = ", ".join(map(str, sorted(wrong))) or "no"
+            least, most = min(expected), max(expected)
+            allowed = f"{most} each" if least == most else f"{least} to {most}, as many as each request asked for"
+            return Fault("tokens", f"requests with {seen} outputs", allowed, "unequal work cannot be compared")
+    return None
 
 
 def _empty(traces: Sequence[Trace]) -> Fault | None:

@@ -133,30 +133,37 @@ class DecoderCost:
 
         A draft model adds phases of its own, `draft prefill` and `draft`, both in the time of decoding.
         """
-        spec = self.spec
+        spec, lengths = self.spec, self.spec.lengths
         width, waves, num_busy = self._waves()
-        mean_context = spec.prompt_tokens + spec.new_tokens / 2
+        mean_prompt, mean_new = (total / len(lengths) for total in (spec.num_prompt_tokens, spec.num_new_tokens))
+        mean_context = mean_prompt + mean_new / 2
         num_empty = 1 if spec.cache_state == "cold" else 0  # waves that find nothing stored
         copied = self.cached_prompt_tokens * (waves - num_empty) / waves
         prefill = self._step(
             width,
-            spec.prompt_tokens - copied,
+            mean_prompt - copied,
             past=copied,
             copied=copied,
             num_steps=waves,
             num_outputs=spec.num_requests,
+            spread=sum((length.prompt_tokens - mean_prompt) ** 2 for length in lengths) / len(lengths),
             launches=self.prefill_launches,
         )
         phases = {"prefill": prefill}
-        if spec.new_tokens == 1:
+        num_decoded = spec.num_new_tokens - spec.num_requests
+        if not num_decoded:
             return _at_once(phases, num_busy)
-        num_steps = waves * (spec.new_tokens - 1) / self.tokens_per_step
+        # those who start together take as many steps as the longest of them, in which fewer and fewer take part
+        firsts = range(0, len(lengths), width)
+        num_together = sum(max(each.new_tokens for each in lengths[at : at + width]) - 1 for at in firsts)
+        num_steps = num_together / num_busy / self.tokens_per_step
+        mean_width = num_decoded / num_together
         num_logits = 1 + self.num_drafted
         new, past = (num_logits, mean_context) if self.is_cached else (mean_context, 0.0)
         if self.draft is not None:
-            ahead = self.draft._step(width, spec.prompt_tokens, num_steps=waves, launches=self.draft.prefill_launches)
+            ahead = self.draft._step(width, mean_prompt, num_steps=waves, launches=self.draft.prefill_launches)
             guess = self.draft._step(
-                width,
+                mean_width,
                 1.0,
                 past=mean_context,
                 num_steps=num_steps * self.num_drafted,
@@ -166,31 +173,30 @@ class DecoderCost:
                 phase: replace(step, told_as="drafts") for phase, step in zip(DRAFT_PHASES, (ahead, guess), strict=True)
             }
         phases["decode"] = self._step(
-            width,
+            mean_width,
             new,
             past=past,
             num_logits=num_logits,
             num_steps=num_steps,
-            num_outputs=spec.num_requests * (spec.new_tokens - 1),
+            num_outputs=num_decoded,
             launches=self.decode_launches,
         )
         return _at_once(phases, num_busy)
 
     def _waves(self) -> tuple[int, int, float]:
         """Requests in a batch, batches one after another, and how many replicas run one at a time on average."""
-        num = self.spec.num_requests
-        if self.spec.scenario == "single_stream":
-            return 1, num, 1.0
-        width = min(self.batch, -(-num // self.replicas))
-        num_batches = -(-num // width)
-        waves = -(-num_batches // self.replicas)
+        num_busy = min(self.replicas, self.spec.num_at_once)
+        width = min(self.batch, -(-self.spec.num_at_once // num_busy))
+        num_batches = -(-self.spec.num_requests // width)
+        waves = -(-num_batches // num_busy)
         return width, waves, num_batches / waves
 
     def _step(
         self,
-        width: int,
+        width: float,
         new: float,
         *,
+        spread: float = 0.0,
         past: float = 0.0,
         copied: float = 0.0,
         num_steps: float,
@@ -198,9 +204,12 @@ class DecoderCost:
         num_logits: float = 1.0,
         launches: float,
     ) -> Phase:
-        """One step of `width` sequences that copy, then compute `new` tokens each behind `past` stored ones."""
+        """One step of `width` sequences that copy, then compute `new` tokens each behind `past` stored ones.
+
+        `width` and `new` are means, `spread` is the variance of `new` between the sequences.
+        """
         config = self.config
-        pairs = new * past + new * (new + 1) / 2  # query-key pairs under the causal mask
+        pairs = new * past + (new * (new + 1) + spread) / 2  # query-key pairs under the causal mask
         attention = 4.0 * config.num_layers * config.num_heads * config.head_dim * pairs
         density = self.density if self.is_sparse else 1.0
         linear = 2.0 * self.linear_parameters * density * new + 2.0 * config.num_head_parameters * num_logits

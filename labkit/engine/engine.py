@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from labkit.bench.limit import Kernels
-from labkit.bench.loadgen import Arrivals
+from labkit.bench.loadgen import Load, load_of
 from labkit.core.cost import Cost
 from labkit.core.errors import UsageError
 from labkit.core.machine import emulated_dtypes, machine
@@ -38,6 +38,7 @@ class Prepared:
 
     scenario: Scenario
     requests: tuple[tuple[Request, list[int]], ...]
+    concurrency: int = 1
 
 
 class Engine:
@@ -117,7 +118,7 @@ class Engine:
                     f"{self.source.name} holds {limit} positions; lower --prompt-tokens or --new-tokens"
                 )
             prepared.append((request, ids))
-        return Prepared(workload.scenario, tuple(prepared))
+        return Prepared(workload.scenario, tuple(prepared), workload.concurrency)
 
     @property
     def prefixes(self) -> PrefixCache | None:
@@ -165,14 +166,9 @@ class Engine:
             return (time.perf_counter_ns() - start_ns) * 1e-9
 
         try:
-            if prepared.scenario == "single_stream":
-                for sequence in sequences:
-                    sequence.arrival_s = sequence.sent_s = now_s()
-                    self.scheduler.add(sequence)
-                    while not sequence.is_finished:
-                        self.step(is_more_coming=False, now_s=now_s)
-            else:
-                self._serve_arrivals(sequences, start_ns, now_s)
+            requests = [request for request, _ in prepared.requests]
+            load = load_of(prepared.scenario, requests, concurrency=prepared.concurrency, start_ns=start_ns)
+            self._serve_load(load, sequences, now_s)
             duration_s = now_s()
         except BaseException:
             self._forget(sequences)
@@ -182,17 +178,20 @@ class Engine:
             counters["prefix_bytes"] = float(self.prefixes.num_bytes)
         return Trace(tuple(sequence.trace() for sequence in sequences), duration_s, counters)
 
-    def _serve_arrivals(self, sequences: list[Sequence], start_ns: int, now_s: Callable[[], float]) -> None:
+    def _serve_load(self, load: Load, sequences: list[Sequence], now_s: Callable[[], float]) -> None:
         num_left = len(sequences)
-        with Arrivals([sequence.arrival_s for sequence in sequences], start_ns) as arrivals:
+        with load:
             while num_left:
-                for index, sent_s in arrivals.due():
-                    sequences[index].sent_s = sent_s
+                for index, sent_s in load.due():
+                    sequences[index].arrival_s, sequences[index].sent_s = load.arrival_s(index), sent_s
                     self.scheduler.add(sequences[index])
-                moved = self.step(is_more_coming=not arrivals.is_exhausted, now_s=now_s)
-                num_left -= sum(sequence.is_finished for sequence in moved)
+                moved = self.step(is_more_coming=load.is_more_coming, now_s=now_s)
+                for sequence in moved:
+                    if sequence.is_finished:
+                        num_left -= 1
+                        load.done(sequence.index, now_s())
                 if not moved and num_left:
-                    arrivals.wait(timeout=1.0)
+                    load.wait(timeout=1.0)
 
     def _forget(self, sequences: list[Sequence]) -> None:
         """Leave no trace of a pass that broke off."""
@@ -221,6 +220,7 @@ class Engine:
 
     def cost(self, spec: WorkloadSpec) -> Cost:
         """What one pass should need."""
+        spec = spec.sized(lambda text: len(self.source.tokenizer.encode(text)))
         cost = DecoderCost.baseline(self.source.config, spec)  # techniques change the sizes
         cost = replace(cost, decode_launches=self.executor.launches_per_layer)
         num_parameters, density = linear_parameters(self.model)

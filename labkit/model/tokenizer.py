@@ -87,7 +87,8 @@ def prompt_ids(request: Request, tokenizer: Tokenizer) -> list[int]:
     prefix = _cut(tokenizer.encode(request.prefix), request.prefix_tokens) if request.prefix_tokens else []
     own = request.prompt
     ids = tokenizer.encode(own, is_start=not prefix) if isinstance(own, str) else own
-    return [*prefix, *_cut(ids, request.prompt_tokens - len(prefix))]
+    num_tokens = len(prefix) + len(ids) if request.prompt_tokens is None else request.prompt_tokens
+    return [*prefix, *_cut(ids, num_tokens - len(prefix))]
 
 
 def _cut(ids: Sequence[int], num_tokens: int) -> Sequence[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from labkit.bench.loadgen import Arrivals
+from labkit.bench.loadgen import load_of
 from labkit.core.cost import Cost
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.trace import RequestTrace, Trace
@@ -99,17 +99,18 @@ class Peer(ABC):
     def serve(self, prepared: Prepared) -> Trace:
         """Serve the requests in order of arrival, batch by batch; the clock runs from the call."""
         start_ns = time.perf_counter_ns()
-        traces: list[RequestTrace] = []
+        traces: dict[int, RequestTrace] = {}
         for batch in self._batches(prepared, start_ns):
             scheduled_s, stamps = (time.perf_counter_ns() - start_ns) * 1e-9, list[int]()
             requests = [prepared.workload.requests[index] for index, _, _ in batch]
             prompts = [prepared.prompts[index] for index, _, _ in batch]
             outputs = self.generate(prompts, max(request.max_new_tokens for request in requests), stamps)
             times = tuple((stamp - start_ns) * 1e-9 for stamp in stamps)
-            for request, prompt, ids, (_, arrival_s, sent_s) in zip(requests, prompts, outputs, batch, strict=True):
+            for request, prompt, ids, sent in zip(requests, prompts, outputs, batch, strict=True):
+                index, arrival_s, sent_s = sent
                 num = request.max_new_tokens
-                traces.append(RequestTrace(arrival_s, sent_s, scheduled_s, times[:num], ids[:num], len(prompt)))
-        return Trace(tuple(traces), (time.perf_counter_ns() - start_ns) * 1e-9)
+                traces[index] = RequestTrace(arrival_s, sent_s, scheduled_s, times[:num], ids[:num], len(prompt))
+        return Trace(tuple(traces[index] for index in sorted(traces)), (time.perf_counter_ns() - start_ns) * 1e-9)
 
     def quality(self, effort: str) -> Mapping[str, float]:
         """Nothing: quality is stated against the engine's own fp32 reference."""
@@ -125,26 +126,22 @@ class Peer(ABC):
 
     def _batches(self, prepared: Prepared, start_ns: int) -> Iterator[list[tuple[int, float, float]]]:
         """(index, arrival_s, sent_s) of the requests of each batch, once they are there."""
-        requests = prepared.workload.requests
-        if prepared.workload.scenario == "single_stream":
-            for index in range(len(requests)):
-                now_s = (time.perf_counter_ns() - start_ns) * 1e-9  # sent when the one before is done
-                yield [(index, now_s, now_s)]
-        elif prepared.workload.scenario == "offline":
-            size = self.settings.batch or len(requests)
-            for first in range(0, len(requests), size):
-                yield [(index, 0.0, 0.0) for index in range(first, min(first + size, len(requests)))]
-        else:
-            with Arrivals([request.arrival_s for request in requests], start_ns) as arrivals:
-                waiting: list[tuple[int, float, float]] = []
-                while waiting or not arrivals.is_exhausted:
-                    waiting += [(index, requests[index].arrival_s, sent_s) for index, sent_s in arrivals.due()]
-                    if waiting:
-                        size = self.settings.batch or len(waiting)
-                        yield waiting[:size]
-                        waiting = waiting[size:]
-                    else:
-                        arrivals.wait(timeout=1.0)
+        workload = prepared.workload
+        num_left, waiting = len(workload.requests), list[tuple[int, float, float]]()
+        load = load_of(workload.scenario, workload.requests, concurrency=workload.concurrency, start_ns=start_ns)
+        with load:
+            while num_left:
+                waiting += [(index, load.arrival_s(index), sent_s) for index, sent_s in load.due()]
+                if not waiting:
+                    load.wait(timeout=1.0)
+                    continue
+                size = self.settings.batch or len(waiting)
+                batch, waiting = waiting[:size], waiting[size:]
+                num_left -= len(batch)
+                yield batch
+                done_s = (time.perf_counter_ns() - start_ns) * 1e-9
+                for index, _, _ in batch:
+                    load.done(index, done_s)
 
 
 def import_package(package: str, *, peer: str, remedy: str) -> Any:

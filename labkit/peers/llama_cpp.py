@@ -60,7 +60,8 @@ class LlamaCppPeer(Peer):
     def prepare(self, workload: Workload) -> Prepared:
         """Tokenize, and make room in the cache for the largest batch."""
         prepared = super().prepare(workload)
-        num_waiting = 1 if workload.scenario == "single_stream" else len(prepared.prompts)
+        outstanding = {"single_stream": 1, "closed_loop": workload.concurrency}
+        num_waiting = outstanding.get(workload.scenario, len(prepared.prompts))
         self._reserve(min(num_waiting, self.settings.batch or num_waiting), prepared.max_tokens)
         return prepared
 

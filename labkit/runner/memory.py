@@ -56,7 +56,7 @@ def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, de
     from labkit.engine.cost import DecoderCost
     from labkit.optimizations import bind
 
-    cost = bind(recipe).cost(DecoderCost.baseline(config, spec))
+    cost = bind(recipe).cost(DecoderCost.baseline(config, spec.uniform()))
     held, cache = _weights_bytes(cost), _cache_bytes(cost)
     if cost.draft is not None:
         held += _weights_bytes(cost.draft) if cost.draft.has_weights else 0

@@ -142,5 +142,5 @@ class Subject:
             is_steady=ready["build"]["is_steady"],
             proof=self.proof,
             quality=ready["quality"],
-            num_expected_outputs=shortened(header.spec, self.token_share).new_tokens,
+            num_expected_outputs=[each.new_tokens for each in shortened(header.spec, self.token_share).lengths],
         )

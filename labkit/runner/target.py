@@ -97,6 +97,7 @@ class TargetOpener:
             "has_random_weights": source.has_random_weights,
             "source": source.origin,
         }
+        spec = spec.sized(lambda text: len(source.tokenizer.encode(text)))
         needs = tuple(
             peer_need(order.steps, source.config, device=order.device)
             if order.is_peer

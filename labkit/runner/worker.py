@@ -103,7 +103,7 @@ class Worker:
             build={**facts, "warmup_s": warmup.warmup_s, "is_steady": warmup.is_steady},
             quality=quality,
             cost=cost.to_dict() if cost.phases else None,
-            limit=limit(cost, roof, prompt_tokens=self._spec.prompt_tokens * self._spec.num_requests) if roof else None,
+            limit=limit(cost, roof, prompt_tokens=self._spec.num_prompt_tokens) if roof else None,
             prediction=predict(cost, roof, facts.get("kernels_by_phase")) if roof else None,
         )
 

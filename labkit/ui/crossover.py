@@ -68,14 +68,14 @@ def crossovers(run: Run, cache_folder: Path) -> tuple[Crossover, ...]:
     if sizes is None or ceilings is None or ceilings.dispatch_s is None:
         return ()
     spec = WorkloadSpec(**run.workload)
-    if spec.rate_per_s is not None:
+    if spec.scenario == "server":
         return ()  # an open load fixes the rate, whatever a pass takes
     most = sizes.max_positions - spec.new_tokens
     axes: dict[str, tuple[Sequence[int], Callable[[int], WorkloadSpec]]] = {
-        "batch": (SIZES, lambda size: replace(spec, scenario="offline", num_requests=size)),
+        "batch": (SIZES, lambda size: spec.uniform("offline", num_requests=size)),
         "prompt length": (
             [size for size in SIZES[4:] if size <= most],
-            lambda size: replace(spec, prompt_tokens=size),
+            lambda size: replace(spec, prompt_tokens=size, min_prompt_tokens=None, turns=1, replay=()),
         ),
     }
     found = []

@@ -45,15 +45,29 @@ def workload(spec: Mapping[str, Any]) -> str:
     """A WorkloadSpec's fields as one sentence."""
     num_requests = spec.get("num_requests", 1)
     requests = "1 request" if num_requests == 1 else f"{units.count(num_requests)} requests"
-    text = (
-        f"{spec.get('name', '')}: {str(spec.get('scenario', '')).replace('_', ' ')}, {requests} of "
-        f"{units.count(spec.get('prompt_tokens'))} prompt and {units.count(spec.get('new_tokens'))} new tokens"
-    )
+    prompt, new = (_length(spec, name) for name in ("prompt_tokens", "new_tokens"))
+    text = f"{spec.get('name', '')}: {str(spec.get('scenario', '')).replace('_', ' ')}, {requests} of "
+    text += f"{prompt} prompt and {new} new tokens"
+    text += ", as recorded" if spec.get("replay") else ""
+    turns = spec.get("turns", 1)
+    text += f", in conversations of {units.count(turns)} turns" if turns > 1 else ""
+    concurrency = spec.get("concurrency")
+    text += f", {units.count(concurrency)} outstanding" if concurrency is not None else ""
     shared = spec.get("shared_prefix_tokens", 0)
     text += f", the first {units.count(shared)} of them the same in all" if shared else ""
     rate = spec.get("rate_per_s")
     text += f", {units.rate(rate, 'requests/s')}" if rate is not None else ""
+    cv = spec.get("arrival_cv", 1.0)
+    text += f" in gaps of coefficient of variation {units.number(cv)}" if cv != 1 else ""
     return f"{text}, {spec.get('cache_state', 'warm')} cache, seed {spec.get('seed', 0)}"
+
+
+def _length(spec: Mapping[str, Any], name: str) -> str:
+    """A number of tokens, or the ends of its range."""
+    if spec.get("replay"):
+        return f"up to {units.count(spec.get(name))}"
+    low = spec.get(f"min_{name}")
+    return f"{units.count(low)} to {units.count(spec.get(name))}" if low is not None else units.count(spec.get(name))
 
 
 def lessons(names: Collection[str]) -> tuple[Lesson, ...]:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from labkit.bench.loadgen import Arrivals, Lag
+from labkit.bench.loadgen import Arrivals, ClosedLoop, Lag, load_of
 from labkit.core.metrics import summarize
 from labkit.core.trace import RequestTrace, Trace
 from labkit.core.workload import Request, Workload
@@ -84,3 +84,35 @@ def test_a_stall_of_one_second_shows_in_p99_as_theory_says(known_system):
     metrics = summarize([trace], scenario="server")
     assert metrics["e2e_s.p99"]["value"] == pytest.approx(theory_s, rel=0.05)
     assert metrics["ttft_s.p99"]["value"] == pytest.approx(theory_s, rel=0.05)
+
+
+def test_a_closed_loop_keeps_so_many_outstanding_and_sends_the_next_when_one_is_done():
+    with ClosedLoop([0] * 5, 2, time.perf_counter_ns()) as load:
+        assert [index for index, _ in load.due()] == [0, 1]
+        assert load.due() == []
+        assert not load.is_more_coming, "a batch that waits to be full would wait forever"
+        load.done(1, 7.0)
+        assert load.wait(timeout=60.0)
+        assert [index for index, _ in load.due()] == [2]
+        assert load.arrival_s(2) == 7.0
+        for index in (0, 2, 3, 4):
+            load.done(index, 8.0)
+        assert [index for index, _ in load.due()] == [3, 4]
+        assert load.due() == []
+
+
+def test_a_turn_is_sent_when_the_one_before_is_answered_and_then_another_conversation_begins():
+    with ClosedLoop([0, 1, 2, 0, 1, 2, 0], 2, time.perf_counter_ns()) as load:
+        sent = [index for index, _ in load.due()]
+        assert sent == [0, 3]
+        for answered, following in ((3, 4), (0, 1), (4, 5), (5, 6), (1, 2)):
+            load.done(answered, 1.0)
+            assert [index for index, _ in load.due()] == [following]
+
+
+def test_a_scenario_says_how_requests_are_sent():
+    requests = tuple(Request("", 1, 1, at_s) for at_s in (0.0, 60.0))
+    for scenario, num_due in (("single_stream", 1), ("closed_loop", 2), ("server", 1)):
+        with load_of(scenario, requests, concurrency=2, start_ns=time.perf_counter_ns()) as load:
+            assert len(load.due()) == num_due
+            assert load.is_more_coming == (scenario == "server")

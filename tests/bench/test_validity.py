@@ -23,7 +23,7 @@ def test_a_sound_run_has_no_faults():
         "limit_share": 1.04,
         "proof": {"is_equal": True, "num_prompts": 4, "num_diverged": 0},
         "quality": {"perplexity_ratio": 1.001},
-        "num_expected_outputs": 2,
+        "num_expected_outputs": [2],
     }
     assert codes(**sound) == []
 
@@ -39,7 +39,7 @@ def test_a_sound_run_has_no_faults():
         ("nan", {"nan_tensors": ["model.layers.0.mlp.up_proj.weight"]}),
         ("nan", {"quality": {"perplexity_ratio": float("nan")}}),
         ("overload", {"passes": [one_pass(lag_s=0.051)]}),
-        ("tokens", {"num_expected_outputs": 3}),
+        ("tokens", {"num_expected_outputs": [3]}),
         ("empty", {"passes": []}),
         ("empty", {"passes": [one_pass(num_outputs=0)]}),
     ],
@@ -90,3 +90,16 @@ def test_a_block_is_disturbed_by_a_changed_speed_or_by_others():
     assert block_is_disturbed((0.010, 0.011), [one_pass()], machine_noise=0.0)
     assert not block_is_disturbed((0.010, 0.011), [one_pass()], machine_noise=0.04)
     assert block_is_disturbed(CALM, [one_pass(alien=0.5)], machine_noise=0.0)
+
+
+def test_mixed_lengths_are_expected_as_they_were_asked_for():
+    def trace(*counts):
+        return Trace(tuple(RequestTrace(0.0, 0.0, 0.0, (0.1,) * num, tuple(range(num)), 1) for num in counts), 1.0)
+
+    def codes(*counts):
+        found = faults([Pass(0, trace(*counts))], num_expected_outputs=[4, 2, 4])
+        return [fault.code for fault in found if fault.code == "tokens"]
+
+    assert codes(4, 4, 2) == []
+    assert codes(4, 4, 2, 2, 4, 4) == []
+    assert codes(4, 4) == codes(4, 2, 2) == codes(4, 2, 4, 4) == codes(3, 2, 4) == ["tokens"]

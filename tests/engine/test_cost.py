@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from labkit.core.recipe import Recipe
+from labkit.core.replay import Line
 from labkit.core.workload import WorkloadSpec
 from labkit.engine.cost import DecoderCost
 from labkit.model.config import ModelConfig
 from labkit.optimizations import bind
+from labkit.runner.memory import recipe_need
 
 CONFIG = ModelConfig(
     vocab_size=100, hidden_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4, intermediate_size=16,
@@ -153,3 +156,27 @@ def test_no_more_is_known_than_the_budget_holds() -> None:
     result = bind(recipe).cost(DecoderCost.baseline(wide, SHARED))
     assert result.kv_token_bytes == 2**19
     assert result.cached_prompt_tokens == 6
+
+
+def test_a_batch_of_mixed_lengths_takes_the_steps_of_its_longest_and_the_attention_of_each() -> None:
+    lines = (Line(0.0, 4, 2), Line(0.0, 16, 8), Line(0.0, 10, 3), Line(0.0, 10, 3))
+    mixed = cost("kv_cache + static_batching(size=2)", replace(SPEC, new_tokens=8, prompt_tokens=16, replay=lines))
+    phases = mixed.phases().phases
+    assert phases["decode"].num_steps == 7 + 2
+    assert phases["decode"].num_outputs == 1 + 7 + 2 + 2
+    assert phases["prefill"].num_steps == 2
+    pairs = sum(length * (length + 1) / 2 for length in (4, 16, 10, 10)) / 4
+    expected = 2 * (2 * LINEAR * 10 + 2 * HEAD + 4 * 2 * 2 * 4 * pairs)
+    assert phases["prefill"].flops_by_dtype["fp32"] == pytest.approx(expected)
+
+
+def test_a_closed_loop_forms_batches_of_those_that_are_outstanding() -> None:
+    closed = replace(SPEC, scenario="closed_loop", concurrency=2)
+    widest, two = cost("static_batching(size=8)", closed).phases(), cost("static_batching(size=2)").phases()
+    assert widest == two
+
+
+def test_memory_is_that_of_the_longest_request() -> None:
+    ranged = replace(SPEC, min_prompt_tokens=1, min_new_tokens=1)
+    needs = [recipe_need(Recipe.parse("kv_cache"), CONFIG, spec, device="cpu") for spec in (SPEC, ranged)]
+    assert needs[0] == needs[1]

@@ -115,7 +115,7 @@ def test_a_single_stream_sends_a_request_when_the_one_before_is_done(
     peer = echo(llama, tmp_path, None)
     first, second = peer.serve(peer.prepare(make_workload(3, 4, scenario="single_stream"))).requests
     assert peer.batches == [1, 1]
-    assert first.output_s[-1] < second.arrival_s == second.sent_s <= second.scheduled_s < second.output_s[0]
+    assert first.output_s[-1] < second.arrival_s <= second.sent_s <= second.scheduled_s < second.output_s[0]
 
 
 def test_a_server_waits_for_arrivals_and_counts_from_them(llama: Path, tmp_path: Path) -> None:

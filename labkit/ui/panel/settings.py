@@ -9,7 +9,8 @@ import ipywidgets as widgets
 from labkit.core.effort import EFFORTS
 from labkit.core.errors import Unavailable
 from labkit.core.machine import DEVICES, machine
-from labkit.core.workload import MAX_TOKENS, WORKLOADS, WorkloadSpec, resized
+from labkit.core.replay import MAX_TOKENS
+from labkit.core.workload import WORKLOADS, WorkloadSpec, resized
 from labkit.model.source import MODELS
 from labkit.ui.markup import tag
 

@@ -6,45 +6,45 @@ Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 a Run 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typer.exceptions import Abort, TyperException
 
+from labkit.cli.options import (
+    ArrivalCv,
+    Batch,
+    CacheState,
+    Concurrency,
+    Devices,
+    EffortName,
+    IsJson,
+    IsLast,
+    JsonTarget,
+    ModelName,
+    NewTokens,
+    NotebookFolder,
+    NumRequests,
+    OutPath,
+    PromptTokens,
+    Rate,
+    ReportPath,
+    RunIds,
+    Seed,
+    SharedPrefix,
+    TraceFile,
+    Turns,
+    WorkloadName,
+    spec_of,
+)
 from labkit.core.errors import LabkitError, UsageError
 
-if TYPE_CHECKING:
-    from labkit.core.workload import WorkloadSpec
 app = typer.Typer(
     help="Measure LLM inference recipes against each other and against the machine's limit.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-ModelName = Annotated[
-    str, typer.Option("--model", help="pylm, a named shape such as llama-125m, a checkpoint folder, or org/name.")
-]
-Devices = Annotated[list[str] | None, typer.Option("--device", help="cpu (default) or cuda; repeat to compare them.")]
-WorkloadName = Annotated[str, typer.Option("--workload", help="chat, long, batch, server or shared_prefix.")]
-EffortName = Annotated[str, typer.Option("--effort", help="quick, standard or rigorous.")]
-PromptTokens = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Prompt tokens of each request.")]
-NewTokens = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="New tokens of each request.")]
-Batch = Annotated[int | None, typer.Option(min=1, max=4096, help="Requests sent at once.")]
-SharedPrefix = Annotated[
-    int | None, typer.Option("--shared-prefix", min=0, max=1_000_000, help="Prompt tokens that all requests share.")
-]
-CacheState = Annotated[
-    str | None, typer.Option("--cache-state", help="warm, or cold: nothing of earlier requests is kept for a pass.")
-]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the prompts and of the order in each block.")]
-JsonTarget = Annotated[str | None, typer.Option("--json", help="Write Runs and Comparisons as JSON; - for stdout.")]
-ReportPath = Annotated[Path | None, typer.Option("--report", help="Write a report: .html, .md, .csv or .ipynb.")]
-IsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
-RunIds = Annotated[list[str] | None, typer.Option("--run", help="A Run's id or the beginning of it; repeatable.")]
-IsLast = Annotated[bool, typer.Option("--last", help="The Runs of the last session.")]
-NotebookFolder = Annotated[Path, typer.Option("--folder", help="Where the notebooks are.")]
-OutPath = Annotated[Path, typer.Option("--out", help="The file to write.")]
 
 DEMO_RECIPES = (
     "",
@@ -132,7 +132,13 @@ def bench(
     effort: EffortName = "quick",
     prompt_tokens: PromptTokens = None,
     new_tokens: NewTokens = None,
+    requests: NumRequests = None,
     batch: Batch = None,
+    rate: Rate = None,
+    burstiness: ArrivalCv = None,
+    concurrency: Concurrency = None,
+    turns: Turns = None,
+    trace: TraceFile = None,
     shared_prefix: SharedPrefix = None,
     cache_state: CacheState = None,
     seed: Seed = 0,
@@ -143,7 +149,21 @@ def bench(
     from labkit.runner.plan import Plan
     from labkit.ui import measuring
 
-    spec = _spec(workload, prompt_tokens, new_tokens, batch, shared_prefix, cache_state, seed)
+    spec = spec_of(
+        workload,
+        seed=seed,
+        trace=trace,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        num_requests=requests,
+        batch=batch,
+        rate_per_s=rate,
+        arrival_cv=burstiness,
+        concurrency=concurrency,
+        turns=turns,
+        shared_prefix_tokens=shared_prefix,
+        cache_state=cache_state,
+    )
     recipes, devices = tuple(recipe or ("", "kv_cache")), tuple(device or ("cpu",))
     code = measuring.measure(
         [Plan(model=model, spec=spec, recipes=recipes, devices=devices, effort=effort, seed=seed)],
@@ -162,7 +182,13 @@ def peers(
     effort: EffortName = "quick",
     prompt_tokens: PromptTokens = None,
     new_tokens: NewTokens = None,
+    requests: NumRequests = None,
     batch: Batch = None,
+    rate: Rate = None,
+    burstiness: ArrivalCv = None,
+    concurrency: Concurrency = None,
+    turns: Turns = None,
+    trace: TraceFile = None,
     shared_prefix: SharedPrefix = None,
     cache_state: CacheState = None,
     seed: Seed = 0,
@@ -174,7 +200,21 @@ def peers(
     from labkit.runner.plan import Plan
     from labkit.ui import measuring
 
-    spec = _spec(workload, prompt_tokens, new_tokens, batch, shared_prefix, cache_state, seed)
+    spec = spec_of(
+        workload,
+        seed=seed,
+        trace=trace,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        num_requests=requests,
+        batch=batch,
+        rate_per_s=rate,
+        arrival_cv=burstiness,
+        concurrency=concurrency,
+        turns=turns,
+        shared_prefix_tokens=shared_prefix,
+        cache_state=cache_state,
+    )
     entries = (*measuring.installed_peers(), *(recipe or default_recipes(spec.num_requests)))
     code = measuring.measure(
         [Plan(model=model, spec=spec, recipes=entries, devices=tuple(device or ("cpu",)), effort=effort, seed=seed)],
@@ -338,28 +378,6 @@ def notebooks(
 
     is_unchanged = refresh(lessons(folder, names or ()), is_check=check)
     raise typer.Exit(1 if check and not is_unchanged else 0)
-
-
-def _spec(
-    name: str,
-    prompt_tokens: int | None,
-    new_tokens: int | None,
-    batch: int | None,
-    shared_prefix: int | None,
-    cache_state: str | None,
-    seed: int,
-) -> "WorkloadSpec":
-    from labkit.core.workload import workload
-
-    return workload(
-        name,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        batch=batch,
-        shared_prefix_tokens=shared_prefix,
-        cache_state=cache_state,
-        seed=seed,
-    )
 
 
 def _text(path: Path) -> str:
