@@ -37,6 +37,7 @@ from labkit.cli.options import (
     WorkloadName,
     spec_of,
 )
+from labkit.cli.sweep import merge, sweep
 from labkit.core.errors import LabkitError, UsageError
 
 app = typer.Typer(
@@ -222,6 +223,10 @@ def peers(
         report=report,
     )
     raise typer.Exit(code)
+
+
+app.command()(sweep)
+app.command()(merge)
 
 
 @app.command()

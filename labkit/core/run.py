@@ -60,6 +60,7 @@ class Run:
         quality: metric → value, {} where not applicable. proof: outcome of the proof of equal
             output, None without exact parts.
         cost, limit, prediction: what the pass should need; see `bench.limit`.
+        sweep: name of the sweep that it is a cell of, "" for none.
         faults: empty for a valid Run. status: "done", "interrupted" or "failed"; a failed Run has its `error`.
     """
 
@@ -86,6 +87,7 @@ class Run:
     limit: Mapping[str, Any] | None = None
     prediction: Mapping[str, Any] | None = None
     faults: tuple[Fault, ...] = ()
+    sweep: str = ""
     schema: int = SCHEMA
 
     @property

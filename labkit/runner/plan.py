@@ -27,7 +27,7 @@ class Plan:
     """Recipes of one model on one workload, each on each device; the first of them is the baseline.
 
     `recipes` are given in any spelling and kept in the canonical one, peers among them as `peer:name(knob=value)`;
-    the same one may stand there twice.
+    the same one may stand there twice. `sweep` names the sweep that the Runs are cells of.
 
     Raises:
         UsageError: an unknown effort, device, technique, knob or value, or nothing to measure.
@@ -39,6 +39,7 @@ class Plan:
     devices: tuple[str, ...] = ("cpu",)
     effort: str = "quick"
     seed: int = 0
+    sweep: str = ""
 
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:

@@ -106,7 +106,11 @@ class _Measurement:
         for device in plan.devices:
             described = machine(device)
         self._header = Header(
-            model={"name": plan.model}, machine=described.to_dict(), spec=plan.spec, effort=plan.effort
+            model={"name": plan.model},
+            machine=described.to_dict(),
+            spec=plan.spec,
+            effort=plan.effort,
+            sweep=plan.sweep,
         )
         self._rng = random.Random(f"{plan.seed}/order")
         self._indices = count()  # of the workload's draws: no two blocks share a prompt

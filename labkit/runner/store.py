@@ -43,6 +43,7 @@ WHERE (:model IS NULL OR model = :model)
   AND (:device IS NULL OR device = :device)
   AND (:group IS NULL OR session = :group)
   AND (:status IS NULL OR status = :status)
+  AND (:sweep IS NULL OR json_extract(json, '$.sweep') = :sweep)
 ORDER BY created_utc DESC, rowid DESC
 LIMIT :limit
 """
@@ -105,13 +106,14 @@ class Store:
         device: str | None = None,
         group: str | None = None,
         status: str | None = None,
+        sweep: str | None = None,
     ) -> tuple[Run, ...]:
         """Return the Runs that agree in every field that is given, newest first.
 
         Raises:
             StoreError: the file cannot be read, or holds a Run of a newer schema.
         """
-        wanted = {"model": model, "device": device, "group": group, "status": status}
+        wanted = {"model": model, "device": device, "group": group, "status": status, "sweep": sweep}
         with self._statement("read") as connection:
             rows = connection.execute(_QUERY, {**wanted, "limit": -1 if limit is None else limit}).fetchall()
         return tuple(Run.from_json(text) for (text,) in rows)

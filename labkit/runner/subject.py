@@ -32,6 +32,7 @@ class Header:
     machine: Mapping[str, Any]
     spec: WorkloadSpec
     effort: str
+    sweep: str = ""
     group: str = field(default_factory=new_id)
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -111,6 +112,7 @@ class Subject:
             device=self.entry.device,
             machine=header.machine,
             effort=header.effort,
+            sweep=header.sweep,
             status="interrupted" if self.is_measuring else self.status,
             error="the session ended before this Run was complete" if self.is_measuring else self.error,
             passes=tuple(self.passes),

@@ -1,7 +1,7 @@
 """What charts are drawn with: horizontal bars with their limit, cumulative curves, axes that speak in units."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -132,13 +132,13 @@ def number_ticks(ax: "Axes") -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:,g}"))
 
 
-def unit_ticks(ax: "Axes", form: Callable[[float], str]) -> None:
-    """Few ticks on a logarithmic x axis, each in the unit it is read in."""
+def unit_ticks(ax: "Axes", form: Callable[[float], str], *, axis: Literal["x", "y"] = "x") -> None:
+    """Few ticks on a logarithmic axis, each in the unit it is read in."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = ax.get_xlim()
+    ticks, (low, high) = (ax.xaxis, ax.get_xlim()) if axis == "x" else (ax.yaxis, ax.get_ylim())
     span = high / low
     steps = (1.0, 2.0, 5.0) if span < 30 else (1.0, 3.0) if span < 300 else (1.0,)
-    ax.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda at, _: form(at)))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ticks.set_major_locator(LogLocator(subs=steps, numticks=12))
+    ticks.set_major_formatter(FuncFormatter(lambda at, _: form(at)))
+    ticks.set_minor_formatter(NullFormatter())

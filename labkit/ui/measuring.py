@@ -42,7 +42,7 @@ def measure(
     kind = document.report_kind(report) if report else ""
     for target in filter(None, (json, str(report) if report else None)):
         document.check_target(target)
-    with _cancel_by_ctrl_c() as cancel:
+    with cancel_by_ctrl_c() as cancel:
         runs = [run for plan in plans if not cancel.is_set() for run in _runs_of(plan, cancel)]
     comparisons = document.comparisons_of(runs)
     for group, comparison in chapters(runs, comparisons):
@@ -89,7 +89,7 @@ def _runs_of(plan: Plan, cancel: threading.Event) -> tuple[Run, ...]:
 
 
 @contextmanager
-def _cancel_by_ctrl_c() -> Iterator[threading.Event]:
+def cancel_by_ctrl_c() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, so that what was measured is kept; the second one ends the program."""
     cancel = threading.Event()
     before = signal.getsignal(signal.SIGINT)

@@ -10,7 +10,7 @@ from labkit.runner.target import PEER_PREFIX
 from labkit.ui import facts, prose
 from labkit.ui.chart_tables import charted
 from labkit.ui.explain import explanation
-from labkit.ui.figure import DARK, LIGHT
+from labkit.ui.figure import DARK, LIGHT, Picture
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.plots import pictures
 from labkit.ui.tables import Cell, Line, Table, results
@@ -104,15 +104,7 @@ def figures(runs: Sequence[Run], comparison: Comparison | None) -> list[Html]:
                 tag("h3", day.title),
                 tag(
                     "figure",
-                    tag(
-                        "div",
-                        tag(
-                            "picture",
-                            tag("source", attributes={"srcset": night.data_uri(), "media": _IS_DARK}),
-                            tag("img", attributes={"src": day.data_uri(), "alt": day.alt}),
-                        ),
-                        css="scroll",
-                    ),
+                    picture(day, night),
                     tag("figcaption", day.alt),
                     tag(
                         "details",
@@ -124,6 +116,13 @@ def figures(runs: Sequence[Run], comparison: Comparison | None) -> list[Html]:
         )
         for day, night in zip(light, dark, strict=True)
     ]
+
+
+def picture(day: Picture, night: Picture) -> Html:
+    """A picture in the reader's colour scheme."""
+    source = tag("source", attributes={"srcset": night.data_uri(), "media": _IS_DARK})
+    image = tag("img", attributes={"src": day.data_uri(), "alt": day.alt})
+    return tag("div", tag("picture", source, image), css="scroll")
 
 
 def plain_table(rows: Sequence[Sequence[str]]) -> Html:
