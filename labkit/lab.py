@@ -11,7 +11,6 @@ import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from labkit.bench.comparison import Comparison
     from labkit.bench.gil import GilShare
+    from labkit.ui.frontier import Frontier
     from labkit.ui.panel.panel import Panel
 
 _COLUMNS = ("id", "group", "created_utc", "model", "workload", "device", "recipe", "effort", "state")
@@ -132,6 +132,52 @@ class Lab:
 
         return compare(self.measure(recipes, on_progress=on_progress, cancel=cancel))
 
+    def sweep(
+        self,
+        recipes: Sequence[str],
+        *,
+        rates: Sequence[float | str] = ("auto",),
+        num_requests: int = 64,
+        ttft_limit_s: float = 0.5,
+        tpot_limit_s: float = 0.05,
+        name: str = "sweep",
+        on_progress: OnProgress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> "Frontier":
+        """Measure recipes at rising rates, in requests per second, or find the rate that each keeps up with ("auto").
+
+        Cells that the history knows under this name are not measured again, so what was stopped can be gone on with.
+
+        Raises:
+            UsageError: a recipe, the model, a device or a rate cannot be had. StoreError: the history cannot be kept.
+        """
+        from labkit.core.goodput import Limits
+        from labkit.runner.sweep import Sweep, sweep_cells
+        from labkit.ui.frontier import Frontier
+
+        limits, cancel = Limits(ttft_s=ttft_limit_s, tpot_s=tpot_limit_s), cancel or threading.Event()
+        plan = Sweep(
+            model=self.model,
+            spec=resized(self.spec, rate_per_s=1.0, num_requests=num_requests),
+            recipes=tuple(recipes),
+            rates=tuple(rates),
+            devices=self.devices,
+            effort=self.effort,
+            name=name,
+        )
+        runs: list[Run] = []
+        with Store(self.home / FILE_NAME) as store:
+            session = self._session(store)
+            for run in sweep_cells(
+                plan,
+                measure=lambda cell: session.measure(cell, on_progress=on_progress, cancel=cancel),
+                known=store.runs(sweep=name),
+            ):
+                runs.append(run)
+                if cancel.is_set():
+                    break
+        return Frontier.of(runs, limits)
+
     def history(self, *, limit: int | None = None) -> "pd.DataFrame":
         """Every stored Run, newest first: one row a Run, without raw samples.
 
@@ -201,7 +247,7 @@ class Lab:
         from labkit.optimizations import bind
         from labkit.optimizations.build import build_system
 
-        one = replace(self.spec, scenario="offline", num_requests=1, rate_per_s=None)
+        one = self.spec.uniform("offline", num_requests=1)
         with ExitStack() as stack:
             systems = []
             for more in ("threads", "threads", "threads + replicas(num=2)"):
@@ -245,6 +291,14 @@ class Lab:
                 request = Request(spec.draw(0).requests[0].prefix, 1, tokens)
             return engine.save_prefix(name, request)
 
+    def _session(self, store: Store | None) -> Session:
+        return Session(
+            store=store,
+            cache_folder=self.home / "cache",
+            worker_command=self._worker_command,
+            environment={"LABKIT_HOME": str(self.home)},
+        )
+
     def _measure(
         self,
         recipes: tuple[str, ...],
@@ -261,12 +315,7 @@ class Lab:
         except StoreError as error:
             store, self.problems = None, (str(error),)
         with store or nullcontext():
-            session = Session(
-                store=store,
-                cache_folder=self.home / "cache",
-                worker_command=self._worker_command,
-                environment={"LABKIT_HOME": str(self.home)},
-            )
+            session = self._session(store)
             self._runs = session.measure(plan, on_progress=on_progress, cancel=cancel)
         self.problems += tuple(session.warnings)
         for problem in self.problems if warn else ():

@@ -251,7 +251,7 @@ def scaling(
     from labkit.runner.plan import Plan
     from labkit.ui import curves, document, measuring
 
-    spec = _spec(workload, prompt_tokens, new_tokens, batch, None, None, seed)
+    spec = spec_of(workload, seed=seed, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch)
     recipes = curves.recipes(recipe, spec, usable_cores())
     plan = Plan(model=model, spec=spec, recipes=recipes, effort=effort, seed=seed)
     found = Lab(model=model, workload=spec).gil(recipe) if gil and usable_cores() > 1 else None

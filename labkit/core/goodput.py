@@ -64,9 +64,14 @@ class Service:
     growth: float
 
     @property
+    def completed_share(self) -> float:
+        """Part of what was sent that was done meanwhile; above 1 where a queue grew shorter."""
+        return self.completed_per_s / self.offered_per_s
+
+    @property
     def is_kept_up(self) -> bool:
         """Whether at least 95 % of what was sent was done meanwhile, and the queue did not grow."""
-        return self.completed_per_s >= KEPT_SHARE * self.offered_per_s and self.growth <= MAX_GROWTH
+        return self.completed_share >= KEPT_SHARE and self.growth <= MAX_GROWTH
 
 
 def service(traces: Sequence[Trace]) -> Service | None:

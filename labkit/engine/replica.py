@@ -133,4 +133,4 @@ def workload_of(fields: dict[str, Any]) -> Workload:
         Request(**{**one, "prompt": one["prompt"] if isinstance(one["prompt"], str) else tuple(one["prompt"])})
         for one in fields["requests"]
     )
-    return Workload(fields["name"], fields["scenario"], tuple(requests))
+    return Workload(fields["name"], fields["scenario"], tuple(requests), fields["concurrency"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from labkit.bench.loadgen import Load, load_of
 from labkit.core.cost import Cost
 from labkit.core.errors import UsageError
 from labkit.core.trace import Trace
@@ -95,7 +96,7 @@ class Replicated:
         if workload.scenario not in _SCENARIOS:
             raise UsageError.unknown("scenario for replicas", workload.scenario, _SCENARIOS)
         prompts = self._ask("prepare", workload=asdict(workload))["prompts"]
-        return Prepared(workload.scenario, tuple(zip(workload.requests, prompts, strict=True)))
+        return Prepared(workload.scenario, tuple(zip(workload.requests, prompts, strict=True)), workload.concurrency)
 
     def relocate(self) -> None:
         """See System."""
@@ -111,26 +112,41 @@ class Replicated:
             Waiting(index, ids, request.max_new_tokens, request.arrival_s)
             for index, (request, ids) in enumerate(prepared.requests)
         ]
-        is_single = prepared.scenario == "single_stream"
-        self._ask_all("begin", is_more_coming=not is_single)
-        start_s = time.perf_counter()
-        if is_single:
-            for sequence in sequences:
-                sequence.arrival_s = time.perf_counter() - start_s
-                self._serve([sequence], start_s, is_drained=True)
+        is_closed = prepared.scenario in ("single_stream", "closed_loop")
+        self._ask_all("begin", is_more_coming=not is_closed)
+        start_ns = time.perf_counter_ns()
+        start_s = start_ns * 1e-9
+        if is_closed:
+            requests = [request for request, _ in prepared.requests]
+            load = load_of(prepared.scenario, requests, concurrency=prepared.concurrency, start_ns=start_ns)
+            self._serve_closed(load, sequences, start_s)
         else:
-            self._serve(sequences, start_s, is_drained=False)
+            self._serve_open(sequences, start_s)
         duration_s = time.perf_counter() - start_s
         counted = [answer["counters"] for answer in self._ask_all("end")]
         counters = {name: sum(counters[name] for counters in counted) for name in counted[0]}
         return Trace(tuple(sequence.trace() for sequence in sequences), duration_s, counters)
 
-    def _serve(self, sequences: Sequence[Waiting], start_s: float, *, is_drained: bool) -> None:
+    def _serve_closed(self, load: Load, sequences: Sequence[Waiting], start_s: float) -> None:
+        """Hand out as many sequences as may be outstanding, and another for each that is done."""
+        queue, num_left = deque[Waiting](), len(sequences)
+        with load:
+            while num_left:
+                for index, sent_s in load.due():
+                    sequences[index].arrival_s, sequences[index].sent_s = load.arrival_s(index), sent_s
+                    queue.append(sequences[index])
+                self._hand_out(queue)
+                heard = self._crew.hear(timeout_s=_POLL_S)
+                if heard is not None:
+                    load.done(self._take_back(*heard, start_s), time.perf_counter() - start_s)
+                    num_left -= 1
+
+    def _serve_open(self, sequences: Sequence[Waiting], start_s: float) -> None:
         """Hand sequences out from their arrival on, until the last is done.
 
         The loop waits for replicas and for the next arrival alike, so that it needs no load generator beside it.
         """
-        coming, queue, num_left = deque(sequences), deque[Waiting](), len(sequences)
+        coming, queue, num_left, is_drained = deque(sequences), deque[Waiting](), len(sequences), False
         while num_left:
             now_s = time.perf_counter() - start_s
             while coming and coming[0].arrival_s <= now_s:
@@ -154,12 +170,14 @@ class Replicated:
             member.running[sequence.index] = sequence
             member.worker.send("request", index=sequence.index, prompt=sequence.prompt, num_new=sequence.max_new_tokens)
 
-    def _take_back(self, worker: WorkerProcess, event: Event, start_s: float) -> None:
+    def _take_back(self, worker: WorkerProcess, event: Event, start_s: float) -> int:
+        """Note what a replica did with a sequence; returns its index."""
         (member,) = (member for member in self._members if member.worker is worker)
         sequence = member.running.pop(event["index"])
         sequence.scheduled_s = event["scheduled_s"] - start_s
         sequence.output_s = [at_s - start_s for at_s in event["output_s"]]
         sequence.outputs = event["output_ids"]
+        return sequence.index
 
     def quality(self, effort: str) -> Mapping[str, float]:
         """That of one of them: they are alike."""

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 HEAD = (
     "recipe",
-    "requests/s sent",
-    "requests/s done",
+    "rate",
+    "sent/s",
+    "done/s",
     "output tok/s",
     "TTFT",
     "TPOT",
-    "good requests/s",
+    "good/s",
     "keeps up",
     "lag p99",
     "state",
@@ -59,7 +60,10 @@ class Tail:
 
 @dataclass(frozen=True)
 class Point:
-    """One cell: what was sent and what came of it. Rates are per second; None: nothing can be said."""
+    """One cell: what was sent and what came of it. Rates are per second; None: nothing can be said.
+
+    A short pass sends by chance faster or slower than its rate: `served` says what was sent, and done, in truth.
+    """
 
     run: Run
     name: str
@@ -83,7 +87,8 @@ class Point:
         return (
             self.name,
             "all at once" if self.rate_per_s is None else units.number(self.rate_per_s),
-            units.number(self.served.completed_per_s) if self.served else units.MISSING,
+            units.number(self.served.offered_per_s if self.served else None),
+            units.number(self.served.completed_per_s if self.served else None),
             units.number(value(self.run, "output_tok_per_s")),
             self.ttft.text if self.ttft else units.MISSING,
             self.tpot.text if self.tpot else units.MISSING,
@@ -165,13 +170,14 @@ def reading_of(found: Estimate | None) -> dict[str, Any] | None:
 
 def _point(run: Run, limits: Limits, *, has_device: bool) -> Point:
     traces = [one.trace for one in run.passes]
-    is_at_rate = run.workload["scenario"] == "server"
+    rate_per_s = run.workload["rate_per_s"]
+    served, good = (service(traces), goodput(traces, limits)) if rate_per_s else (None, None)
     return Point(
         run,
         f"{run.label} · {run.device}" if has_device else run.label,
-        run.workload["rate_per_s"],
-        service(traces) if is_at_rate else None,
-        goodput(traces, limits) if is_at_rate else None,
+        rate_per_s,
+        served,
+        good,
         Tail.of(run, "ttft_s"),
         Tail.of(run, "tpot_s"),
         Lag.of(traces),
@@ -184,6 +190,7 @@ def _fields(point: Point) -> dict[str, Any]:
         "recipe": point.run.recipe,
         "device": point.run.device,
         "rate_per_s": point.rate_per_s,
+        "offered_per_s": point.served.offered_per_s if point.served else None,
         "completed_per_s": point.served.completed_per_s if point.served else None,
         "queue_growth": point.served.growth if point.served else None,
         "is_kept_up": point.is_kept_up,
@@ -210,6 +217,6 @@ def _finding(name: str, series: Sequence[Point]) -> str:
     if good:
         best, point = max(good, key=lambda pair: pair[0])
         parts.append(
-            f"at most {units.rate(best, 'requests/s')} within the limits, of {units.number(point.rate_per_s)} sent"
+            f"at most {units.rate(best, 'requests/s')} within the limits, at a rate of {units.number(point.rate_per_s)}"
         )
     return f"{name}: {', '.join(parts)}." if parts else ""

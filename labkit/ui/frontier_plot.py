@@ -24,7 +24,7 @@ def picture(frontier: Frontier, *, theme: Theme = LIGHT) -> Picture | None:
     if not any(points for _, points in drawn):
         return None
     every = [point for _, points in drawn for point in points]
-    figure, axes = canvas(theme, columns=3, height_in=_HEIGHT_IN + _PER_NAME_IN * len(drawn))
+    figure, axes = canvas(theme, columns=3, height_in=_HEIGHT_IN + _PER_NAME_IN * (len(drawn) + 2))
     panels: list[tuple[Axes, _Read, _Read]] = [(axes[2], _sent, _good)]
     for ax, metric, title, limit_s in (
         (axes[0], "ttft_s", "time to first token", frontier.limits.ttft_s),
@@ -40,9 +40,11 @@ def picture(frontier: Frontier, *, theme: Theme = LIGHT) -> Picture | None:
             _curve(ax, points, x, y, style(index, theme), theme, name=name if number == 0 else "")
     for ax in axes[:2]:
         unit_ticks(ax, units.seconds, axis="y")
-    top = max(point.rate_per_s or 0.0 for point in every)
+    top = max(_sent(point) or 0.0 for point in every)
     axes[2].plot([0, top], [0, top], color=theme.muted, linewidth=1, linestyle="--")
     caption(axes[2], theme, title="within both limits", x="requests/s sent", y="requests/s")
+    axes[2].plot([], [], "o", markerfacecolor="none", markeredgecolor=theme.muted, label="hollow: does not keep up")
+    axes[2].plot([], [], color=theme.muted, linewidth=1, linestyle="--", label="limit, or all that was sent")
     for ax in axes:
         ax.set_xlim(left=0)
     axes[2].set_ylim(bottom=0)
@@ -82,7 +84,7 @@ def _done(point: Point) -> float | None:
 
 
 def _sent(point: Point) -> float | None:
-    return point.rate_per_s
+    return point.served.offered_per_s if point.served else None
 
 
 def _good(point: Point) -> float | None:

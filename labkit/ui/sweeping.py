@@ -72,10 +72,11 @@ def runs_of(path: Path) -> tuple[Run, ...]:
         UsageError: the file cannot be read, or is none of these. StoreError: a Run in it cannot be read.
     """
     try:
-        if path.open("rb").read(len(_SQLITE)) == _SQLITE:
+        content = path.read_bytes()
+        if content.startswith(_SQLITE):
             with Store(path) as store:
                 return store.runs()
-        return _parsed(path.read_text(encoding="utf-8"))
+        return _parsed(content.decode())
     except OSError as error:
         raise UsageError(f"{str(path)!r} was to be merged; it cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, StoreError) as error:
@@ -88,8 +89,10 @@ def runs_of(path: Path) -> tuple[Run, ...]:
 def _parsed(text: str) -> tuple[Run, ...]:
     try:
         fields = json_format.loads(text)
-    except ValueError:
-        return tuple(Run.from_json(line) for line in text.splitlines() if line.strip())
+    except ValueError:  # several lines, or none
+        fields = {"runs": [json_format.loads(line) for line in text.splitlines()]}
+    if not isinstance(fields, dict) or not fields.get("runs", [fields]):
+        raise ValueError("it is empty")
     return tuple(Run.from_json(json_format.dumps(run)) for run in fields.get("runs", [fields]))
 
 

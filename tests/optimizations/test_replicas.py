@@ -98,6 +98,16 @@ def test_they_say_what_one_engine_says_however_requests_come(tiny_model: str, tm
         assert len(together.requests) == spec.num_requests
 
 
+def test_a_closed_loop_has_so_many_outstanding_in_all_of_them(tiny_model: str, tmp_path: Path) -> None:
+    loop = replace(ALONE, scenario="closed_loop", num_requests=6, concurrency=3, turns=2, min_new_tokens=2)
+    (trace,) = served(TWO, tiny_model, tmp_path, loop)
+    assert [len(request.output_ids) for request in trace.requests] == [length.new_tokens for length in loop.lengths]
+    for number in (0, 2, 4):
+        first, second = trace.requests[number : number + 2]
+        assert first.arrival_s < 0.5
+        assert second.arrival_s >= first.output_s[-1]
+
+
 def test_their_stamps_lie_on_one_clock_and_count_from_the_intended_arrival(tiny_model: str, tmp_path: Path) -> None:
     alone, pouring = served(f"kv_cache + {TWO}", tiny_model, tmp_path, ALONE, POURING)
     arrivals = [request.arrival_s for request in POURING.draw(0).requests]
