@@ -115,15 +115,19 @@ def ceilings(device: str, folder: Path, threads: int | None = None) -> Ceilings:
     return measured
 
 
-def known_ceilings(device: str, folder: Path) -> Ceilings | None:
-    """Ceilings of this machine that were measured before, those of most CPU threads; None where there are none.
+def known_ceilings(device: str, folder: Path, threads: int | None = None) -> Ceilings | None:
+    """Ceilings of this machine that were measured before; None where there are none.
+
+    Those for this many CPU threads where there are any, else for the most.
 
     Raises:
         UsageError: no such device here.
     """
     paths = folder.glob(f"ceilings-{machine(device).fingerprint}-{device}-*.json")
-    ordered = sorted(paths, key=lambda path: int(path.stem.rpartition("-")[2]))
-    return _read(ordered[-1]) if ordered else None
+    by_threads = {int(path.stem.rpartition("-")[2]): path for path in paths}
+    if not by_threads:
+        return None
+    return _read(by_threads[threads if threads in by_threads else max(by_threads)])
 
 
 def _read(path: Path) -> Ceilings | None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from labkit.bench.ceilings import Ceilings
+from labkit.bench.link import Link
 from labkit.core.cost import Cost, Phase
 
 _SHARED_RATES = ("decode_tok_per_s", "output_tok_per_s")  # rates that a limit and a Run both state, the purer first
@@ -47,15 +48,18 @@ def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -
     return {**phases, **rates, "origin": ceilings.origin, "is_calm": ceilings.is_calm}
 
 
-def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, Kernels] | None = None) -> dict[str, Any]:
+def predict(
+    cost: Cost, ceilings: Ceilings, kernels: Mapping[str, Kernels] | None = None, link: Link | None = None
+) -> dict[str, Any]:
     """The time a pass should take, as plain data, split into terms; {} for a System that states no cost.
 
-    `kernels` holds by phase what the parts of a step were measured to take, where they were.
+    `kernels` holds by phase what the parts of a step were measured to take, where they were, and `link` what messages
+    between ranks take.
     Each phase by name: `{"seconds", "terms"}`; then `terms` of the whole pass, `pass_s` and the rates of `limit`.
     Terms, in seconds: each kind of bytes over bandwidth (`weights`, `kv_cache`, …), `flops` by which arithmetic
     outlasts memory, `dispatch` of every operation, the time by which measured layers outlast weights and arithmetic,
-    under the name that `Kernels` gives it, and `between`, by which what lies between them outlasts the KV cache and
-    dispatch. A phase that is `told_as` one term has just that.
+    under the name that `Kernels` gives it, `between`, by which what lies between them outlasts the KV cache and
+    dispatch, and `communication` between ranks. A phase that is `told_as` one term has just that.
     Raises ValueError for ceilings without a dispatch cost: a datasheet gives limits only.
     """
     if ceilings.dispatch_s is None:
@@ -65,6 +69,8 @@ def predict(cost: Cost, ceilings: Ceilings, kernels: Mapping[str, Kernels] | Non
     phases: dict[str, Any] = {}
     for name, phase in cost.phases.items():
         terms = _step_terms(phase, ceilings, ceilings.dispatch_s, (kernels or {}).get(name))
+        if link is not None and phase.num_messages:
+            terms["communication"] = link.seconds(phase.num_messages, phase.communication_bytes)
         terms = {term: phase.num_steps * step_s for term, step_s in terms.items()}
         if phase.told_as:
             terms = {phase.told_as: sum(terms.values())}

@@ -5,20 +5,9 @@ from torch import Tensor, nn
 
 from labkit.compression.layers import block_linears
 from labkit.compression.sizes import grain
+from labkit.model.factored import LowRank
 from labkit.model.linear import Linear
 from labkit.model.transformer import Transformer
-
-
-class LowRank(nn.Module):
-    """y = up(down(x)): from `in` to `rank` to `out`. Both are plain linear layers, so quantization finds them."""
-
-    def __init__(self, down: Linear, up: Linear) -> None:
-        super().__init__()
-        self.down, self.up = down, up
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] → [..., out]."""
-        return self.up(self.down(x))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ class Phase:
         bytes_by_kind: memory traffic of one step, in bytes: `weights`, `kv_cache`, `activations`.
         flops_by_dtype: arithmetic of one step, in FLOPs, by the dtype it runs in.
         kernel_launches: operations dispatched in one step.
-        communication_bytes: bytes one rank sends in one step.
+        communication_bytes: bytes that a rank sends in one step, the mean over ranks.
+        num_messages: messages between ranks, one after another, in one step.
         told_as: the one term that all of its predicted time goes under; '' for a term of each kind.
     """
 
@@ -27,6 +28,7 @@ class Phase:
     flops_by_dtype: Mapping[str, float] = field(default_factory=dict)
     kernel_launches: float = 0.0
     communication_bytes: float = 0.0
+    num_messages: float = 0.0
     told_as: str = ""
 
     @property

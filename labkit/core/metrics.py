@@ -14,6 +14,9 @@
     tokens_per_step    outputs after the first over the steps that a request took for them (likewise)
     prefix_hit_rate    prompt tokens that were copied and not computed, over all of them (prefix cache only)
     prefix_bytes       most that stored prefixes took at the end of a pass (likewise)
+    communication_share  time that a process spent on messages to others, over the pass (split models only)
+    communication_bytes  bytes that a process sent for an output (likewise)
+    bubble_share       time that a process of a pipeline waited for others, over the pass (pipelines only)
 
 The rates of prefill and decode count time once however many requests share it: for a batch it is the time from the
 earliest first output to the last one, for requests one after another the sum of theirs. What is undefined is absent,
@@ -96,6 +99,7 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
       is withheld.
     - `acceptance_rate`, `tokens_per_step`: `{"value": x}`, counted over all passes. Absent where nothing was guessed.
     - `prefix_hit_rate`, `prefix_bytes`: `{"value": x}`, counted over all passes. Absent where no prefixes are kept.
+    - `communication_share`, `communication_bytes`, `bubble_share`: likewise. Absent where one process does it all.
 
     Requests of one pass are alike (they share a batch or a queue), and so are the gaps of one request. From 8 passes
     (requests) on, intervals account for that; a median of single values is bootstrapped. See `core.stats`.
@@ -114,7 +118,7 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
             groups = [group for requests in by_request if (group := [value for one in requests for value in one])]
         if groups:
             metrics |= _percentiles(name, groups)
-    return metrics | _speculation(traces) | _prefixes(traces)
+    return metrics | _speculation(traces) | _prefixes(traces) | _communication(traces)
 
 
 def geometric_mean(values: Sequence[float], *, level: float = 0.95) -> Estimate:
@@ -162,6 +166,18 @@ def _prefixes(traces: Sequence[Trace]) -> dict[str, Any]:
     hits, tokens = (sum(counters[name] for counters in counted) for name in ("prefix_hit_tokens", "prompt_tokens"))
     most = max(counters["prefix_bytes"] for counters in counted)
     return {"prefix_hit_rate": {"value": hits / tokens}, "prefix_bytes": {"value": most}}
+
+
+def _communication(traces: Sequence[Trace]) -> dict[str, Any]:
+    counted = [trace for trace in traces if "communication_s" in trace.counters]
+    num_outputs = sum(trace.num_outputs for trace in counted)
+    if not num_outputs:
+        return {}
+    totals = {name: sum(trace.counters.get(name, 0.0) for trace in counted) for name in counted[0].counters}
+    duration_s = sum(trace.duration_s for trace in counted)
+    shares = {"communication_share": "communication_s", "bubble_share": "bubble_s"}
+    metrics = {share: {"value": totals[name] / duration_s} for share, name in shares.items() if name in totals}
+    return metrics | {"communication_bytes": {"value": totals["communication_bytes"] / num_outputs}}
 
 
 def _time_per_output(output_s: Sequence[float]) -> list[float]:

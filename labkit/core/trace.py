@@ -36,7 +36,8 @@ class Trace:
     """One pass: its requests in order of arrival, how long it took, and what the System counted meanwhile.
 
     Counters of an engine that keeps prefixes: `prompt_tokens`, `prefix_hit_tokens` (those of them that were copied and
-    not computed) and `prefix_bytes` (held at the end).
+    not computed) and `prefix_bytes` (held at the end). Of a model that several processes share, each the mean over
+    them: `communication_s` and `communication_bytes` (sent), and in a pipeline `bubble_s` (waited for each other).
     """
 
     requests: tuple[RequestTrace, ...]

@@ -53,6 +53,9 @@ class DecoderCost:
 
     A decoding step gives a sequence `tokens_per_step` tokens; for that `num_drafted` are computed beside the last one,
     after a `draft` model, if there is one, has run once for each. `has_weights`: it holds its own, none are another's.
+
+    `num_ranks` processes share the work: by heads and neurons, or by layers where a step's batch goes through in
+    `num_microbatches`. A step is then what one of them does; they are at it at the same time.
     """
 
     config: ModelConfig
@@ -79,6 +82,8 @@ class DecoderCost:
     density: float = 1.0
     num_build_copies: float = 1.0
     replicas: int = 1
+    num_ranks: int = 1
+    num_microbatches: int = 0
 
     @classmethod
     def baseline(cls, config: ModelConfig, spec: WorkloadSpec) -> "DecoderCost":
@@ -121,6 +126,8 @@ class DecoderCost:
             is_compiled=False,
             num_linear_parameters=None,
             density=1.0,
+            num_ranks=1,
+            num_microbatches=0,
         )
 
     @property
@@ -215,12 +222,53 @@ class DecoderCost:
         linear = 2.0 * self.linear_parameters * density * new + 2.0 * config.num_head_parameters * num_logits
         kv = width * self.kv_token_bytes * (past + new) if self.is_cached else 0.0
         copies = {"kv_copy": 2 * width * self.kv_token_bytes * copied} if copied else {}  # read and written
-        return Phase(
+        step = Phase(
             num_steps=num_steps,
             num_outputs=num_outputs,
             bytes_by_kind={"weights": self.weights_bytes, "kv_cache": kv, **copies},
             flops_by_dtype={self.dtype: width * (linear + attention)},
             kernel_launches=(launches + COPY_LAUNCHES_PER_LAYER * bool(copied)) * config.num_layers + LAUNCHES_OUTSIDE,
+        )
+        if self.num_ranks == 1:
+            return step
+        x_bytes = width * new * config.hidden_size * self.activation_bytes
+        logits_bytes = width * num_logits * config.vocab_size * self.activation_bytes
+        if self.num_microbatches:
+            return self._stage(step, width, x_bytes, logits_bytes)
+        return self._tensor_part(step, x_bytes, logits_bytes)
+
+    def _tensor_part(self, step: Phase, x_bytes: float, logits_bytes: float) -> Phase:
+        """A rank's part of a step: two all-reduces a layer, the logits, and a word to say what is to be done."""
+        part = 1 / self.num_ranks
+        kv_part = max(part, 1 / self.config.num_kv_heads)  # a head is held whole
+        num_sums = 2 * self.config.num_layers
+        return replace(
+            step,
+            bytes_by_kind={
+                kind: num_bytes * (part if kind == "weights" else kv_part)
+                for kind, num_bytes in step.bytes_by_kind.items()
+            },
+            flops_by_dtype={dtype: flops * part for dtype, flops in step.flops_by_dtype.items()},
+            communication_bytes=(1 - part) * (num_sums * 2 * x_bytes + part * logits_bytes),  # the first has its own
+            num_messages=num_sums + 2.0,
+        )
+
+    def _stage(self, step: Phase, width: float, x_bytes: float, logits_bytes: float) -> Phase:
+        """What a rank does between two messages: one microbatch through its layers.
+
+        The last microbatch leaves after m + n - 1 of these: m by n ranks, n - 1 to fill and drain the pipeline.
+        """
+        m, n = max(1.0, min(self.num_microbatches, width)), self.num_ranks
+        return replace(
+            step,
+            num_steps=step.num_steps * (m + n - 1),
+            bytes_by_kind={
+                kind: num_bytes / n / (1 if kind == "weights" else m) for kind, num_bytes in step.bytes_by_kind.items()
+            },
+            flops_by_dtype={dtype: flops / (n * m) for dtype, flops in step.flops_by_dtype.items()},
+            kernel_launches=step.kernel_launches / n,
+            communication_bytes=(x_bytes * (n - 1) + logits_bytes) / (n * m),
+            num_messages=1.0,
         )
 
 

@@ -22,6 +22,7 @@ from labkit.engine.decoding import OneToken
 from labkit.engine.prefix import PrefixCache
 from labkit.engine.probe import probe
 from labkit.engine.sequence import Sequence
+from labkit.engine.shard import linear_parameters
 from labkit.model.choice import CHOICES
 from labkit.model.dtypes import DTYPES
 from labkit.model.linear import KernelLayer, Linear, relocate
@@ -135,6 +136,7 @@ class Engine:
         models = self._models()
         if self.device == "cpu" and weights_bytes(models) <= _MOST_MOVED_BYTES:
             relocate(models)
+            self.executor.relocate()
 
     def drop_caches(self) -> None:
         """Drop stored prefixes, preloaded ones too. Weights stay: the engine has no file to read them from again."""
@@ -206,7 +208,7 @@ class Engine:
     def counters(self) -> dict[str, float]:
         """What was counted since it was built; what passes say of it is the difference."""
         prefixes = self.prefixes.counters if self.prefixes is not None else {}
-        return {"steps": float(self.num_steps), **prefixes, **self.decoding.counters}
+        return {"steps": float(self.num_steps), **prefixes, **self.decoding.counters, **self.executor.counters}
 
     def _models(self) -> nn.ModuleList:
         """All models that it computes with."""
@@ -230,7 +232,7 @@ class Engine:
     def facts(self) -> Mapping[str, Any]:
         """Weights in bytes, threads, dtype of activations, kernels chosen so far and their seconds per step."""
         emulated = self._emulated()
-        return {
+        facts = {
             "weights_bytes": weights_bytes(self._models()),
             "kv_cache_bytes": self.cache.num_bytes if self.cache is not None else 0,
             "threads": torch.get_num_threads(),
@@ -243,6 +245,7 @@ class Engine:
             "emulated": emulated,
             "notes": ["random weights: speed only"] if self.source.has_random_weights else [],
         }
+        return self.executor.complete(facts, self.cache_folder)
 
     def _emulated(self) -> list[str]:
         """Dtypes of float weights that the processor has no arithmetic for."""
@@ -262,6 +265,7 @@ class Engine:
 
     def close(self) -> None:
         """Give the memory back."""
+        self.executor.close()
         del self.model, self.executor, self.cache, self.prefill, self.decoding
 
 
@@ -272,11 +276,3 @@ def weights_bytes(model: nn.Module) -> int:
     # float weights are parameters, of which kernels may hold another layout beside
     packed = sum(layer.num_bytes if layer.is_quantized else layer.packed_bytes for layer in layers)
     return sum(parameters.values()) + packed
-
-
-def linear_parameters(model: Transformer) -> tuple[int, float]:
-    """Weights of the linear layers of all blocks, and the share of them that is read where zeros can be passed over."""
-    layers = [module for module in model.layers.modules() if isinstance(module, KernelLayer)]
-    sizes = [layer.in_features * layer.out_features for layer in layers]
-    read = [size * layer.density for size, layer in zip(sizes, layers, strict=True)]
-    return sum(sizes), sum(read) / sum(sizes)

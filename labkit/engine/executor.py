@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as List
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -67,6 +68,22 @@ class Executor(Protocol):
         K is the length of the longest draft; rows beyond a shorter one mean nothing. All of it is in the cache
         afterwards: who rejects a token sets `num_cached` back.
         """
+
+    def compute(self, tokens: Tensor) -> Tensor:
+        """Logits [B, T, V] of whole texts [B, T], past any cache."""
+
+    @property
+    def counters(self) -> Mapping[str, float]:
+        """What it counted since it was made, for the Trace; always the same names."""
+
+    def complete(self, facts: Mapping[str, Any], cache_folder: Path | None) -> Mapping[str, Any]:
+        """What a Run records of the build, from the Engine's facts about its own process."""
+
+    def relocate(self) -> None:
+        """Move weights that other processes hold to other memory."""
+
+    def close(self) -> None:
+        """Give back what other processes hold."""
 
 
 class LocalExecutor:
@@ -141,6 +158,25 @@ class LocalExecutor:
         for sequence, draft in zip(sequences, drafts, strict=True):
             sequence.num_cached = sequence.num_tokens + len(draft)
         return logits
+
+    def compute(self, tokens: Tensor) -> Tensor:
+        """See Executor."""
+        return self.model(tokens)  # type: ignore[no-any-return]
+
+    @property
+    def counters(self) -> Mapping[str, float]:
+        """See Executor."""
+        return {}
+
+    def complete(self, facts: Mapping[str, Any], cache_folder: Path | None) -> Mapping[str, Any]:
+        """See Executor: there is nothing to add."""
+        return facts
+
+    def relocate(self) -> None:
+        """See Executor: there are no others."""
+
+    def close(self) -> None:
+        """See Executor: there are no others."""
 
     def _forward(
         self, sequences: List[Sequence], tokens: list[list[int]], view: CacheView | None, *, is_last_only: bool = True

@@ -111,7 +111,7 @@ def score(engine: "Engine", windows: Tensor) -> Iterator[Tensor]:
 
 def _forward(engine: "Engine", window: Tensor) -> Tensor:
     """Logits [WINDOW / 2 - 1, V] of a window's second half, from one uncached pass."""
-    logits: Tensor = engine.model(window[None].to(engine.device))
+    logits = engine.executor.compute(window[None].to(engine.device))
     return logits[0, WINDOW // 2 : -1]
 
 

@@ -1,7 +1,7 @@
 """ModelConfig: the sizes of a decoder-only transformer of the Llama family, read from Hugging Face's config.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from labkit.core.errors import CheckpointError
@@ -135,6 +135,11 @@ class ModelConfig:
             norms += 2 * self.num_layers * self.head_dim
         biases = self.num_layers * (self.num_heads + 2 * self.num_kv_heads) * self.head_dim * self.has_qkv_bias
         return self.num_linear_parameters + self.num_head_parameters * (2 - self.is_tied) + norms + biases
+
+
+def plain(config: ModelConfig) -> dict[str, Any]:
+    """A config as plain data for JSON; `ModelConfig(**fields)` gives it back."""
+    return asdict(config)
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:

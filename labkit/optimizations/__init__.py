@@ -12,6 +12,7 @@ from labkit.optimizations.base import Blueprint, Context, Need, Optimization, Sl
 from labkit.optimizations.compile import Compile
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.low_rank import LowRank
+from labkit.optimizations.pipeline_parallel import PipelineParallel
 from labkit.optimizations.precision import Precision
 from labkit.optimizations.prefix_cache import PrefixCache
 from labkit.optimizations.preload import Preload
@@ -20,6 +21,7 @@ from labkit.optimizations.quantize import Quantize
 from labkit.optimizations.replicas import Replicas
 from labkit.optimizations.speculative import Speculative
 from labkit.optimizations.static_batching import StaticBatching
+from labkit.optimizations.tensor_parallel import TensorParallel
 from labkit.optimizations.threads import Threads
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ CATALOG: tuple[type[Optimization], ...] = (
     Preload,
     StaticBatching,
     Speculative,
+    TensorParallel,
+    PipelineParallel,
     Threads,
     Compile,
     Replicas,

@@ -55,8 +55,7 @@ class Context:
     cache_folder: "Path"
     key: str
     calibrate: "Callable[[int], Tensor]"
-    rank: int = 0
-    world: int = 1
+    recipe: str = ""
 
     def cached(self, what: str, compute: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
         """Tensors that depend on nothing but `key`, seed and versions: computed once, then read by every process.

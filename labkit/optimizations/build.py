@@ -59,7 +59,14 @@ def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path)
     config = EngineConfig()
     for index, optimization in enumerate(bound.optimizations, start=1):
         key = f"{source.hash} {Bound(bound.optimizations[:index]).recipe.text}"
-        context = Context(device=device, seed=0, cache_folder=cache_folder, key=key, calibrate=calibrate)
+        context = Context(
+            device=device,
+            seed=0,
+            cache_folder=cache_folder,
+            key=key,
+            calibrate=calibrate,
+            recipe=bound.recipe.text,
+        )
         model = optimization.transform(model, context)
         config = optimization.configure(config)
     weight_steps = Bound(tuple(one for one in bound.optimizations if one.slot is Slot.WEIGHTS)).recipe.text

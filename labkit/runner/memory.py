@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,21 +57,26 @@ def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, de
     from labkit.optimizations import bind
 
     cost = bind(recipe).cost(DecoderCost.baseline(config, spec.uniform()))
-    held, cache = _weights_bytes(cost), _cache_bytes(cost)
+    held, cache = _weights_bytes(cost), _cache_bytes(replace(cost, num_ranks=1))
     if cost.draft is not None:
         held += _weights_bytes(cost.draft) if cost.draft.has_weights else 0
         cache += _cache_bytes(cost.draft)
     building = max(0, int(4 * config.num_parameters * cost.num_build_copies) - held)
-    held += cache + cost.prefix_bytes + _PROCESS_BYTES
+    held += cache + cost.prefix_bytes + cost.num_ranks * _PROCESS_BYTES
     if cost.replicas > 1:  # and the process that hands out their requests
         held, building = cost.replicas * held + _PROCESS_BYTES, cost.replicas * building
     return Need(recipe.text or "baseline", device, held, building)
 
 
 def _weights_bytes(cost: "DecoderCost") -> int:
-    """Weights of a model, an embedding that is not also its head included."""
-    embedding = 0.0 if cost.config.is_tied else cost.config.num_head_parameters * cost.activation_bytes
-    return int(cost.held_bytes + embedding)
+    """Weights of a model, an embedding that is not also its head included.
+
+    Of ranks that share every layer each holds the embedding; in a pipeline embedding and head are on different ones.
+    """
+    num_embeddings = int(cost.num_ranks > 1 or not cost.config.is_tied)
+    if cost.num_ranks > 1 and not cost.num_microbatches:
+        num_embeddings = cost.num_ranks
+    return int(cost.held_bytes + num_embeddings * cost.config.num_head_parameters * cost.activation_bytes)
 
 
 def _cache_bytes(cost: "DecoderCost") -> int:

@@ -81,6 +81,7 @@ class Worker:
         """Warm up, then gather everything a Run says besides its passes; its first process says all of it."""
         from labkit.bench.ceilings import ceilings
         from labkit.bench.limit import limit, predict
+        from labkit.bench.link import Link
         from labkit.bench.measure import shortened, warm_up
 
         self._spec = WorkloadSpec(**spec)
@@ -93,6 +94,7 @@ class Worker:
         has_roof = is_first and cost.phases
         roof = ceilings(device, Path(self._order.cache_folder), facts.get("threads")) if has_roof else None
         quality = dict(system.quality(effort)) if is_first else {}
+        link = Link(**facts["link"]) if "link" in facts else None
         forget_peak_memory(device)  # what building, quality and ceilings took for a moment is not what serving takes
         self._channel.send(
             "ready",
@@ -104,7 +106,7 @@ class Worker:
             quality=quality,
             cost=cost.to_dict() if cost.phases else None,
             limit=limit(cost, roof, prompt_tokens=self._spec.num_prompt_tokens) if roof else None,
-            prediction=predict(cost, roof, facts.get("kernels_by_phase")) if roof else None,
+            prediction=predict(cost, roof, facts.get("kernels_by_phase"), link) if roof else None,
         )
 
     def _pass(self, *, index: int, token_share: float, repeats: int) -> None:

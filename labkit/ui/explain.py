@@ -22,6 +22,7 @@ _TERMS = {
     "dequantization": "dequantization: kernels that write the weights out as floats before they multiply",
     "between": "what lies between the products: attention, norms, gates",
     "emulation": "emulation: arithmetic in a dtype that this processor converts to another and back",
+    "communication": "messages between the processes that share the model",
     "drafts": "drafting tokens, the rejected ones too",
     "dispatch": "starting operations",
 }

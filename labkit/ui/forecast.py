@@ -7,8 +7,9 @@ from typing import Any
 
 from labkit.bench.ceilings import known_ceilings
 from labkit.bench.limit import limit, predict
+from labkit.bench.link import known_link
 from labkit.core.errors import LabkitError
-from labkit.core.machine import c_compiler
+from labkit.core.machine import c_compiler, usable_cores
 from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
 from labkit.engine.cost import REPLAYED_LAUNCHES_PER_LAYER, DecoderCost
@@ -51,7 +52,7 @@ def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_
     """What the cost model says of a Recipe; None without known sizes or ceilings, or without any decoding.
 
     Raises:
-        UsageError: the Recipe is none.
+        UsageError: the Recipe is none, or none for this model.
     """
     bound = bind(recipe)
     try:
@@ -61,6 +62,10 @@ def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_
     if sizes is None or ceilings is None or spec.new_tokens < 2:
         return None
     cost = cost_of(bound, sizes, spec, device)
+    link = None
+    if cost.num_ranks > 1:  # which share the cores
+        ceilings = known_ceilings(device, cache_folder, max(1, usable_cores() // cost.num_ranks)) or ceilings
+        link = known_link(f"{device}-{cost.num_ranks}", cache_folder)
     phases = cost.phases()
     most: Mapping[str, Any] = limit(phases, ceilings)
     return Forecast(
@@ -71,14 +76,14 @@ def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_
         weights_bytes=cost.weights_bytes,
         bound=most["decode"]["bound"],
         limit_per_s=most["decode_tok_per_s"],
-        predicted_per_s=predict(phases, ceilings)["decode_tok_per_s"],
+        predicted_per_s=predict(phases, ceilings, link=link)["decode_tok_per_s"],
     )
 
 
 def cost_of(bound: Bound, sizes: ModelConfig, spec: WorkloadSpec, device: str) -> DecoderCost:
     """What a Recipe should need on a device, its decoding steps replayed where native kernels can be had for them."""
     cost = bound.cost(DecoderCost.baseline(sizes, spec))
-    can_be_replayed = cost.is_cached and not cost.num_drafted and not cost.is_compiled
+    can_be_replayed = cost.is_cached and cost.num_ranks == 1 and not cost.num_drafted and not cost.is_compiled
     if device == "cpu" and can_be_replayed and c_compiler():
         return replace(cost, decode_launches=REPLAYED_LAUNCHES_PER_LAYER)
     return cost

@@ -142,6 +142,18 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
             _prefixes,
         ),
         (
+            Column(
+                "communication",
+                "share of the time that a process spent on messages to others; below it bytes that it sent for a token",
+                is_speed=False,
+            ),
+            _communication,
+        ),
+        (
+            Column("bubble", "share of the time that a process of a pipeline waited for others", is_speed=False),
+            _bubble,
+        ),
+        (
             Column("memory", "peak memory of the measuring process; below it the bytes of the weights", is_speed=False),
             _memory,
         ),
@@ -175,6 +187,16 @@ def _acceptance(run: Run) -> Cell:
 def _prefixes(run: Run) -> Cell:
     hit_rate, num_bytes = value(run, "prefix_hit_rate"), value(run, "prefix_bytes")
     return Cell() if hit_rate is None else Cell(units.percent(hit_rate), f"{units.size(num_bytes)} kept")
+
+
+def _communication(run: Run) -> Cell:
+    share, num_bytes = value(run, "communication_share"), value(run, "communication_bytes")
+    return Cell() if share is None else Cell(units.percent(share), f"{units.size(num_bytes)} a token")
+
+
+def _bubble(run: Run) -> Cell:
+    share = value(run, "bubble_share")
+    return Cell() if share is None else Cell(units.percent(share))
 
 
 def _memory(run: Run) -> Cell:

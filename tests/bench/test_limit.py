@@ -4,6 +4,7 @@ import pytest
 
 from labkit.bench.ceilings import DATASHEETS, Ceilings
 from labkit.bench.limit import limit, predict, residual, share
+from labkit.bench.link import Link
 from labkit.core.cost import Cost, Phase
 
 HERE = Ceilings("here", "measured", ((1.0, 10e9), (1e12, 10e9)), {"fp32": 100e9, "bf16": 200e9}, dispatch_s=1e-6)
@@ -135,3 +136,12 @@ def test_what_a_draft_model_takes_is_one_term():
     assert list(found["draft"]["terms"]) == ["drafts"]
     assert found["terms"]["drafts"] == pytest.approx(found["draft"]["seconds"])
     assert found["decode_tok_per_s"] < predict(COST, HERE)["decode_tok_per_s"]
+
+
+def test_messages_take_their_latency_and_their_bytes_of_the_link():
+    phase = Phase(10, 10, {"weights": 1e9}, communication_bytes=2e6, num_messages=5)
+    link = Link(latency_s=1e-4, bytes_per_s=1e9)
+    terms = predict(Cost({"decode": phase}), HERE, link=link)["terms"]
+    assert terms["communication"] == pytest.approx(10 * (5e-4 + 2e-3))
+    assert "communication" not in predict(Cost({"decode": phase}), HERE)["terms"]
+    assert "communication" not in predict(COST, HERE, link=link)["terms"]

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from labkit.compression.layers import block_linears
-from labkit.compression.low_rank import LowRank, all_factors, factorize, factors
+from labkit.compression.low_rank import all_factors, factorize, factors
 from labkit.compression.sizes import grain
 from labkit.model.config import ModelConfig
+from labkit.model.factored import LowRank
 from labkit.model.transformer import Transformer, fuse
 
 MakeModel = Callable[[ModelConfig], Transformer]

@@ -170,3 +170,17 @@ def test_prompt_tokens_that_a_stored_prefix_spared_are_counted_over_all_passes()
 
 def test_where_no_prefixes_are_kept_there_is_no_hit_rate():
     assert {"prefix_hit_rate", "prefix_bytes"}.isdisjoint(summarize([one_request_pass()]))
+
+
+def test_messages_and_waiting_are_shares_of_all_passes():
+    def counted(communication_s, num_bytes, **more):
+        counters = {"communication_s": communication_s, "communication_bytes": num_bytes, **more}
+        return Trace(one_request_pass().requests, 2.0, counters)
+
+    num_outputs = 2 * one_request_pass().num_outputs
+    metrics = summarize([counted(0.5, 1000.0, bubble_s=1.0), counted(0.1, 3000.0, bubble_s=0.0)])
+    assert metrics["communication_share"]["value"] == pytest.approx(0.6 / 4)
+    assert metrics["communication_bytes"] == {"value": 4000 / num_outputs}
+    assert metrics["bubble_share"] == {"value": 1 / 4}
+    assert "bubble_share" not in summarize([counted(0.5, 1000.0)])
+    assert {"communication_share", "communication_bytes"}.isdisjoint(summarize([one_request_pass()]))

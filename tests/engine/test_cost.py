@@ -180,3 +180,39 @@ def test_memory_is_that_of_the_longest_request() -> None:
     ranged = replace(SPEC, min_prompt_tokens=1, min_new_tokens=1)
     needs = [recipe_need(Recipe.parse("kv_cache"), CONFIG, spec, device="cpu") for spec in (SPEC, ranged)]
     assert needs[0] == needs[1]
+
+
+def test_ranks_that_share_every_layer_read_their_part_and_sum_twice_a_layer() -> None:
+    plain, split = (
+        cost(f"kv_cache + static_batching{way}").phases().phases["decode"]
+        for way in ("", " + tensor_parallel(num=2, oversubscribe=True)")
+    )
+    assert split.num_steps == plain.num_steps
+    assert split.bytes_by_kind == {
+        "weights": plain.bytes_by_kind["weights"] / 2,
+        "kv_cache": plain.bytes_by_kind["kv_cache"],  # of the one KV head each has a copy
+    }
+    assert split.flops_by_dtype["fp32"] == plain.flops_by_dtype["fp32"] / 2
+    assert split.num_messages == 2 * 2 + 2
+    x_bytes, logits_bytes = 4 * 4 * 8, 4 * 4 * 100
+    assert split.communication_bytes == (2 * 2 * 2 * x_bytes + logits_bytes / 2) / 2
+    assert plain.communication_bytes == plain.num_messages == 0
+
+
+def test_a_pipeline_fills_and_drains_and_reads_the_weights_for_every_microbatch() -> None:
+    plain, split = (
+        cost(f"kv_cache + static_batching{way}").phases().phases["decode"]
+        for way in ("", " + pipeline_parallel(num=2, microbatches=4, oversubscribe=True)")
+    )
+    assert split.num_steps == plain.num_steps * (4 + 2 - 1)
+    assert split.bytes_by_kind == {
+        "weights": plain.bytes_by_kind["weights"] / 2,
+        "kv_cache": plain.bytes_by_kind["kv_cache"] / (2 * 4),
+    }
+    assert split.num_outputs == plain.num_outputs
+
+
+def test_one_request_cannot_be_cut_into_microbatches() -> None:
+    alone = replace(SPEC, scenario="single_stream")
+    split = cost("kv_cache + pipeline_parallel(num=2, microbatches=4, oversubscribe=True)", alone)
+    assert split.phases().phases["decode"].num_steps == 2 * cost("kv_cache", alone).phases().phases["decode"].num_steps

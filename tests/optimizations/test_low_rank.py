@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from labkit.compression.low_rank import LowRank
 from labkit.core.errors import UsageError
 from labkit.core.workload import WorkloadSpec
 from labkit.engine.engine import Engine
+from labkit.model.factored import LowRank
 from labkit.model.linear import KernelLayer, QuantizedLinear
 from labkit.optimizations import bind
 from labkit.optimizations.build import build_engine

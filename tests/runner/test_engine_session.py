@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from labkit.bench.comparison import compare
@@ -14,10 +15,11 @@ from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
 from labkit.model.source import sizes_of
 from labkit.runner.memory import recipe_need
-from labkit.runner.plan import Plan
+from labkit.runner.plan import Plan, Progress
 from labkit.runner.session import Session
 from labkit.runner.store import Store
 
+RANK = "labkit.optimizations.rank"
 SPEC = WorkloadSpec("tiny", "single_stream", prompt_tokens=8, new_tokens=8)
 
 
@@ -84,3 +86,35 @@ def test_what_the_model_cannot_serve_is_one_line(tiny_model: str, tmp_path: Path
 def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown model 'nonsense'"):
         Session(cache_folder=tmp_path).measure(Plan(model="nonsense", spec=SPEC, recipes=("",)))
+
+
+def test_a_split_model_is_measured_with_its_messages_and_its_bubble(tiny_model: str, tmp_path: Path) -> None:
+    recipes = ("kv_cache + tensor_parallel", "kv_cache + pipeline_parallel")
+    runs = Session(cache_folder=tmp_path).measure(Plan(model=tiny_model, spec=SPEC, recipes=recipes))
+    for run in runs:
+        assert (run.status, run.error) == ("done", "")
+        assert run.proof is not None
+        assert run.proof["is_equal"]
+        assert 0 < run.metrics["communication_share"]["value"] < 1
+        assert run.prediction is not None
+        assert run.prediction["terms"]["communication"] > 0
+        assert len(run.build["rank_threads"]) == 2
+    assert "bubble_share" not in runs[0].metrics
+    assert 0 < runs[1].metrics["bubble_share"]["value"] < 1
+    assert {fault.code for run in runs for fault in run.faults} <= {"contended", "drift", "unsteady"}
+
+
+def test_a_rank_that_dies_interrupts_its_run_and_leaves_no_process(tiny_model: str, tmp_path: Path) -> None:
+    def of_ranks() -> list[psutil.Process]:
+        return [process for process in psutil.Process().children(recursive=True) if RANK in process.cmdline()]
+
+    def kill_one_while_measuring(progress: Progress) -> None:
+        if "block" in progress.text:
+            for process in of_ranks()[:1]:
+                process.kill()
+
+    plan = Plan(model=tiny_model, spec=SPEC, recipes=("kv_cache", "kv_cache + tensor_parallel"))
+    alone, split = Session(cache_folder=tmp_path).measure(plan, on_progress=kill_one_while_measuring)
+    assert (alone.status, split.status) == ("done", "interrupted")
+    assert "rank 1 of 2 was killed by SIGKILL" in split.error
+    assert psutil.Process().children(recursive=True) == []

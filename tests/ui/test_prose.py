@@ -61,6 +61,21 @@ def test_a_hit_rate_has_a_column_where_prefixes_are_kept(make):
     assert "prefix hit rate" not in [column.title for column in results(pair[:1], None).columns]
 
 
+def test_messages_and_the_bubble_have_columns_where_processes_share_the_model(make):
+    told = {
+        "communication_share": {"value": 0.25},
+        "communication_bytes": {"value": 3 * 2.0**10},
+        "bubble_share": {"value": 0.4},
+    }
+    split = make("kv_cache + pipeline_parallel(oversubscribe=True)")
+    pair = [make("kv_cache"), replace(split, metrics={**split.metrics, **told})]
+    table = results(pair, None)
+    titles = [column.title for column in table.columns]
+    cells = [[line.cells[titles.index(title)].line for title in ("communication", "bubble")] for line in table.lines]
+    assert cells == [["–", "–"], ["25.0 % 3.00 KiB a token", "40.0 %"]]
+    assert {"communication", "bubble"}.isdisjoint(column.title for column in results(pair[:1], None).columns)
+
+
 def test_a_shared_prefix_is_told_with_the_workload():
     told = workload(WORKLOADS["shared_prefix"].to_dict())
     assert "1,056 prompt and 16 new tokens, the first 1,024 of them the same in all, warm cache" in told
