@@ -184,9 +184,16 @@ def sweep_cells(
 def search(sweep: Sweep, run_of: Callable[[WorkloadSpec], Run]) -> Saturation:
     """Find the rate that is kept up with, from what the requests take when all of them are sent at once."""
     at_once = run_of(sweep.all_at_once)
-    pass_s = median(one.trace.duration_s for one in at_once.passes)
-    start = at_once.token_share * sweep.spec.num_requests / pass_s
-    return saturation(lambda rate: is_kept_up(run_of(sweep.at(rate))), start=rounded(start))
+    start = rounded(sweep.spec.num_requests / _pass_s(at_once, sweep.spec))
+    return saturation(lambda rate: is_kept_up(run_of(sweep.at(rate))), start=start)
+
+
+def _pass_s(run: Run, spec: WorkloadSpec) -> float:
+    """Seconds that a Run's pass takes with all of its new tokens, from its rates where it ran a share of them."""
+    parts = (("prefill_tok_per_s", spec.num_prompt_tokens), ("decode_tok_per_s", spec.num_new_tokens))
+    if run.token_share < 1 and all(run.metrics.get(name) for name, _ in parts):
+        return sum(float(num / run.metrics[name]["value"]) for name, num in parts)
+    return median(one.trace.duration_s for one in run.passes)
 
 
 def is_kept_up(run: Run) -> bool:

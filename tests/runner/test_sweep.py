@@ -145,6 +145,20 @@ def test_a_sweep_is_checked_before_anything_starts(changes: dict[str, object], e
         replace(SWEEP, **changes)  # type: ignore[arg-type]
 
 
+def test_the_search_starts_where_all_tokens_would_take_it_though_a_share_was_run() -> None:
+    queues = Queues()
+
+    def measure(plan: Plan) -> Sequence[Run]:
+        (run,) = queues(plan)
+        if plan.spec.rate_per_s is not None:
+            return (run,)
+        short = [serve(replace(plan.spec, new_tokens=2), 0.08)] * 8  # prefill of 16 ms, then 64 ms a token
+        return (replace(run, token_share=0.4, metrics=summarize(short)),)
+
+    list(sweep_cells(replace(SWEEP, recipes=("kv_cache",), rates=("auto",)), measure=measure))
+    assert queues.plans[1].spec.rate_per_s == float(f"{1 / (0.016 + 5 * 0.064):.3g}")
+
+
 def test_conversations_are_searched_from_a_closed_loop() -> None:
     spec = replace(SWEEP, spec=replace(SWEEP.spec, turns=3)).all_at_once
     assert (spec.scenario, spec.concurrency, spec.rate_per_s) == ("closed_loop", 30, None)
