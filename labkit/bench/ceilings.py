@@ -6,7 +6,7 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ class Ceilings:
         flops_per_s: rate of large matrix products by dtype ("fp32", "bf16", "fp16", "fp8", "int8", "int4").
         dispatch_s: seconds from one tiny operation to the next, None where unknown.
         contention: share of core time that others took during the measurement.
+        link_bytes_per_s: rate of copies from pinned memory of the CPU; None for the CPU itself.
+        others: ceilings of other devices that steps of the same System run on, by device.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Ceilings:
     flops_per_s: Mapping[str, float]
     dispatch_s: float | None = None
     contention: float = 0.0
+    link_bytes_per_s: float | None = None
+    others: Mapping[str, Ceilings] = field(default_factory=dict)
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Ceilings:
@@ -79,6 +83,7 @@ class Ceilings:
     def best_of(self, other: Ceilings) -> Ceilings:
         """The higher of both at every point: what was reached once can be reached."""
         rates = dict(other.read_bytes_per_s)
+        links = [rate for rate in (self.link_bytes_per_s, other.link_bytes_per_s) if rate is not None]
         dispatches = [value for value in (self.dispatch_s, other.dispatch_s) if value is not None]
         return replace(
             self,
@@ -89,6 +94,7 @@ class Ceilings:
             },
             dispatch_s=min(dispatches, default=None),
             contention=min(self.contention, other.contention),
+            link_bytes_per_s=max(links, default=None),
         )
 
 
@@ -148,19 +154,27 @@ def _write(path: Path, measured: Ceilings) -> None:
         ) from None
 
 
-def _datasheet(name: str, *, bytes_per_s: float, **flops_per_s: float) -> Ceilings:
-    return Ceilings(name, "datasheet", ((2.0**18, bytes_per_s), (2.0**31, bytes_per_s)), flops_per_s)
+def _datasheet(name: str, *, bytes_per_s: float, link: float, **flops_per_s: float) -> Ceilings:
+    reads = ((2.0**18, bytes_per_s), (2.0**31, bytes_per_s))
+    return Ceilings(name, "datasheet", reads, flops_per_s, link_bytes_per_s=link)
 
 
 DATASHEETS: dict[str, Ceilings] = {
     preset.name: preset
     for preset in (
-        _datasheet("A100", bytes_per_s=2.039e12, fp32=19.5e12, bf16=312e12, fp16=312e12, int8=624e12, int4=1248e12),
-        _datasheet("H100", bytes_per_s=3.35e12, fp32=67e12, bf16=989.4e12, fp16=989.4e12, fp8=1979e12, int8=1979e12),
-        _datasheet("H200", bytes_per_s=4.8e12, fp32=67e12, bf16=989.4e12, fp16=989.4e12, fp8=1979e12, int8=1979e12),
+        _datasheet(
+            "A100", bytes_per_s=2.039e12, link=32e9, fp32=19.5e12, bf16=312e12, fp16=312e12, int8=624e12, int4=1248e12
+        ),
+        _datasheet(
+            "H100", bytes_per_s=3.35e12, link=64e9, fp32=67e12, bf16=989.4e12, fp16=989.4e12, fp8=1979e12, int8=1979e12
+        ),
+        _datasheet(
+            "H200", bytes_per_s=4.8e12, link=64e9, fp32=67e12, bf16=989.4e12, fp16=989.4e12, fp8=1979e12, int8=1979e12
+        ),
         _datasheet(
             "RTX 4090",
             bytes_per_s=1.008e12,
+            link=32e9,
             fp32=82.6e12,
             bf16=165.2e12,
             fp16=165.2e12,
@@ -170,7 +184,8 @@ DATASHEETS: dict[str, Ceilings] = {
         ),
     )
 }
-"""Limits of devices not at hand (A100 80 GB SXM, H100 SXM, H200 SXM, RTX 4090): dense rates, fp32 accumulation.
+"""Limits of devices not at hand (A100 80 GB SXM, H100 SXM, H200 SXM, RTX 4090): dense rates, fp32 accumulation; the
+link is PCIe, one direction of 16 lanes of the fourth or fifth generation.
 
 Source: NVIDIA's A100, H100 and H200 datasheets and the Ada GPU architecture whitepaper.
 """

@@ -32,7 +32,7 @@ class Kernels(TypedDict):
 def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -> dict[str, Any]:
     """The least time of a pass and the highest rates, as plain data; {} for a System that states no cost.
 
-    Each phase by name: `{"seconds", "step_s", "bound"}` with bound "memory" or "compute"; then `pass_s`,
+    Each phase by name: `{"seconds", "step_s", "bound"}` with bound "memory", "compute" or "link"; then `pass_s`,
     `output_tok_per_s`, `decode_tok_per_s` where there is decoding, `prefill_tok_per_s` where `prompt_tokens` of the
     whole pass are given, the `origin` of the ceilings and `is_calm`, whether nothing disturbed their measurement.
     """
@@ -40,9 +40,10 @@ def limit(cost: Cost, ceilings: Ceilings, *, prompt_tokens: int | None = None) -
         return {}
     phases: dict[str, Any] = {}
     for name, phase in cost.phases.items():
-        memory_s, compute_s = _memory_s(phase, ceilings), _compute_s(phase, ceilings)
-        step_s = max(memory_s, compute_s)
-        bound = "memory" if memory_s >= compute_s else "compute"
+        roof = ceilings.others.get(phase.device, ceilings)
+        seconds = {"memory": _memory_s(phase, roof), "compute": _compute_s(phase, roof), "link": _link_s(phase, roof)}
+        bound = max(seconds, key=seconds.__getitem__)
+        step_s = seconds[bound]
         phases[name] = {"seconds": phase.num_steps * step_s, "step_s": step_s, "bound": bound}
     rates = _rates(cost, {name: phase["seconds"] for name, phase in phases.items()}, prompt_tokens)
     return {**phases, **rates, "origin": ceilings.origin, "is_calm": ceilings.is_calm}
@@ -59,7 +60,8 @@ def predict(
     Terms, in seconds: each kind of bytes over bandwidth (`weights`, `kv_cache`, …), `flops` by which arithmetic
     outlasts memory, `dispatch` of every operation, the time by which measured layers outlast weights and arithmetic,
     under the name that `Kernels` gives it, `between`, by which what lies between them outlasts the KV cache and
-    dispatch, and `communication` between ranks. A phase that is `told_as` one term has just that.
+    dispatch, `communication` between ranks, and `transfer`, by which what crosses the link to a GPU outlasts the rest.
+    A phase that is `told_as` one term has just that.
     Raises ValueError for ceilings without a dispatch cost: a datasheet gives limits only.
     """
     if ceilings.dispatch_s is None:
@@ -68,7 +70,8 @@ def predict(
         return {}
     phases: dict[str, Any] = {}
     for name, phase in cost.phases.items():
-        terms = _step_terms(phase, ceilings, ceilings.dispatch_s, (kernels or {}).get(name))
+        roof = ceilings.others.get(phase.device, ceilings)
+        terms = _step_terms(phase, roof, roof.dispatch_s or ceilings.dispatch_s, (kernels or {}).get(name))
         if link is not None and phase.num_messages:
             terms["communication"] = link.seconds(phase.num_messages, phase.communication_bytes)
         terms = {term: phase.num_steps * step_s for term, step_s in terms.items()}
@@ -113,11 +116,19 @@ def _step_terms(phase: Phase, ceilings: Ceilings, dispatch_s: float, kernels: Ke
         between_s = terms.get("kv_cache", 0.0) + terms["dispatch"]
         terms[kernels["excess"]] = max(0.0, kernels["step_s"] - layers_s)
         terms["between"] = max(0.0, kernels["between_s"] - between_s)
+    if phase.transfer_bytes:
+        meanwhile_s = sum(terms.values()) if phase.is_overlapped else 0.0
+        terms["transfer"] = max(0.0, _link_s(phase, ceilings) - meanwhile_s)
     return terms
 
 
 def _memory_s(phase: Phase, ceilings: Ceilings) -> float:
     return phase.step_bytes / ceilings.bandwidth(phase.step_bytes)
+
+
+def _link_s(phase: Phase, ceilings: Ceilings) -> float:
+    """Of what crosses the link; nothing where its rate is not known."""
+    return phase.transfer_bytes / ceilings.link_bytes_per_s if ceilings.link_bytes_per_s else 0.0
 
 
 def _compute_s(phase: Phase, ceilings: Ceilings) -> float:

@@ -27,6 +27,7 @@ _BUDGET_S = 4.0
 _KERNEL_BUDGET_S = 0.025  # of repeats for one kernel and size
 _SLOW_PRODUCT_S = 0.02  # a larger matrix product is not tried above this
 _NUM_DISPATCHES = 300
+_LINK_BYTES = 2**27
 
 
 def thread_count() -> int:
@@ -47,9 +48,10 @@ def measure_ceilings(device: str, *, threads: int) -> Ceilings:
         deadline_s = time.perf_counter() + _BUDGET_S
         dispatch_s, flops_per_s = _dispatch_s(device), _product_rates(device, deadline_s)
         read_bytes_per_s = _read_rates(device, deadline_s)
+        link_bytes_per_s = None if device == "cpu" else _link_rate(device)
     name = described.cpu if device == "cpu" else described.gpu or device
     contention = before.contention(CoreTime.now())
-    return Ceilings(name, "measured", read_bytes_per_s, flops_per_s, dispatch_s, contention)
+    return Ceilings(name, "measured", read_bytes_per_s, flops_per_s, dispatch_s, contention, link_bytes_per_s)
 
 
 def _read_rates(device: str, deadline_s: float) -> tuple[tuple[float, float], ...]:
@@ -72,6 +74,15 @@ def _read_rates(device: str, deadline_s: float) -> tuple[tuple[float, float], ..
             names = [name for name in names if reached[name] > rates[-1] / 4]
     best_from_here = list(accumulate(reversed(rates), max))
     return tuple(zip(map(float, sizes), reversed(best_from_here), strict=False))
+
+
+def _link_rate(device: str) -> float:
+    """Bytes per second of a large copy from pinned memory of the CPU."""
+    import torch
+
+    source = torch.empty(_LINK_BYTES, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty(_LINK_BYTES, dtype=torch.uint8, device=device)
+    return _LINK_BYTES / _best_s(partial(target.copy_, source, non_blocking=True), device)
 
 
 def _half_precision_mv(buffer: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,9 @@ class Phase:
         kernel_launches: operations dispatched in one step.
         communication_bytes: bytes that a rank sends in one step, the mean over ranks.
         num_messages: messages between ranks, one after another, in one step.
+        transfer_bytes: bytes that cross the link between CPU and GPU in one step.
+        is_overlapped: whether they do so while the step computes.
+        device: where the step is computed; '' for the device of the Run.
         told_as: the one term that all of its predicted time goes under; '' for a term of each kind.
     """
 
@@ -29,6 +32,9 @@ class Phase:
     kernel_launches: float = 0.0
     communication_bytes: float = 0.0
     num_messages: float = 0.0
+    transfer_bytes: float = 0.0
+    is_overlapped: bool = False
+    device: str = ""
     told_as: str = ""
 
     @property

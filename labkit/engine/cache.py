@@ -119,6 +119,13 @@ class KVCache:
             for stored, copies in zip(part, by_layer, strict=True):  # one operation a layer, not one a block
                 torch.cat(copies, dim=1, out=stored[slot, :, :length])
 
+    def put(self, slot: int, start: int, block: Block) -> None:
+        """Put what `read` gave, maybe of a cache on another device, into a slot from token `start` on."""
+        for part, new in zip(zip(*self.layers, strict=True), block, strict=True):
+            arrived = new.to(self.device)  # all layers at once
+            for stored, copies in zip(part, arrived, strict=True):
+                stored[slot, :, start : start + copies.shape[1]] = copies
+
     def _reserve(self, num_new_slots: int, capacity: int) -> None:
         """Grow to that many free slots of at least that capacity, keeping what is stored."""
         slots = self.num_slots + max(0, num_new_slots - len(self.free_slots))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,13 +35,14 @@ class EngineConfig:
     """Objects or factories, never names. Defaults are the naive baseline: no cache, one request at a time, greedy.
 
     Without `decoding` a step gives each sequence one token. `finish` is done to the model once all techniques have
-    changed its weights, `warm` to the finished one before the first request.
+    changed its weights, `warm` to the finished one before the first request. `facts` are what a Run records besides.
     """
 
     cache: CacheFactory | None = None
     prefixes: PrefixFactory | None = None
     finish: Callable[[Transformer], Transformer] = finished
     warm: Callable[[Transformer], None] | None = None
+    facts: Callable[[], Mapping[str, Any]] = dict
     scheduler: Callable[[], Scheduler] = OneAtATime
     executor: Callable[[Transformer, KVCache | None], Executor] = LocalExecutor
     decoding: DecodingFactory | None = None

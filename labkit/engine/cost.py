@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from labkit.core.cost import Cost, Phase, csr_bytes
 from labkit.core.workload import WorkloadSpec
+from labkit.engine.offload_plan import NUM_BUFFERS, fetches_per_step
 from labkit.model.config import ModelConfig
 
 LAUNCHES_PER_LAYER = 30
@@ -44,12 +45,13 @@ class DecoderCost:
     `linear_bytes` and `head_bytes` are bytes a weight, scales included. `kv_bytes` is bytes of one stored key or value
     element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
     `prefill_launches` and `decode_launches` operations are dispatched in a layer and step of their phase; a step that
-    `is_compiled` is not replayed. `block_size` is tokens in a block of the
-    cache. The first `cached_prompt_tokens` of a prompt are copied from what earlier requests left, which takes up to
-    `prefix_bytes`.
+    `is_compiled` is not replayed. `block_size` is tokens in a block of the cache. The first `cached_prompt_tokens` of a
+    prompt are copied from what earlier requests left, which takes up to `prefix_bytes`.
     `num_linear_parameters` are those of the blocks' linear layers where they differ from what `config` says, `density`
     is the share of them that is not zero, and `num_build_copies` is how many fp32 copies of all weights building holds.
-    All of this is held `replicas` times, by processes that each run batches of their own at the same time.
+    Weights of `num_fetched_layers` are brought to the device in each step; prompts are computed on `prefill_device`, if
+    it is another. All of this is held `replicas` times, by processes that each run batches of their own at the same
+    time.
 
     A decoding step gives a sequence `tokens_per_step` tokens; for that `num_drafted` are computed beside the last one,
     after a `draft` model, if there is one, has run once for each. `has_weights`: it holds its own, none are another's.
@@ -84,6 +86,8 @@ class DecoderCost:
     replicas: int = 1
     num_ranks: int = 1
     num_microbatches: int = 0
+    num_fetched_layers: int = 0
+    prefill_device: str = ""
 
     @classmethod
     def baseline(cls, config: ModelConfig, spec: WorkloadSpec) -> "DecoderCost":
@@ -111,7 +115,13 @@ class DecoderCost:
     @property
     def held_bytes(self) -> float:
         """Weights that memory holds, in bytes: beside compressed rows the matrix stays, for steps of many rows."""
-        return self.weights_bytes + self.is_sparse * self.linear_parameters * self.linear_bytes
+        all_bytes = self.weights_bytes + self.is_sparse * self.linear_parameters * self.linear_bytes
+        return all_bytes - max(0, self.num_fetched_layers - NUM_BUFFERS) * self.layer_bytes
+
+    @property
+    def layer_bytes(self) -> float:
+        """Weights of a layer, in bytes."""
+        return self.linear_parameters * self.linear_bytes / self.config.num_layers
 
     def beside(self, config: ModelConfig) -> "DecoderCost":
         """Cost of another model with its own weights, in the dtype of this one's activations."""
@@ -156,6 +166,9 @@ class DecoderCost:
             spread=sum((length.prompt_tokens - mean_prompt) ** 2 for length in lengths) / len(lengths),
             launches=self.prefill_launches,
         )
+        if self.prefill_device:
+            sent_bytes = width * self.kv_token_bytes * spec.prompt_tokens
+            prefill = replace(prefill, device=self.prefill_device, transfer_bytes=sent_bytes)
         phases = {"prefill": prefill}
         num_decoded = spec.num_new_tokens - spec.num_requests
         if not num_decoded:
@@ -220,6 +233,7 @@ class DecoderCost:
         attention = 4.0 * config.num_layers * config.num_heads * config.head_dim * pairs
         density = self.density if self.is_sparse else 1.0
         linear = 2.0 * self.linear_parameters * density * new + 2.0 * config.num_head_parameters * num_logits
+        fetched = self.num_fetched_layers
         kv = width * self.kv_token_bytes * (past + new) if self.is_cached else 0.0
         copies = {"kv_copy": 2 * width * self.kv_token_bytes * copied} if copied else {}  # read and written
         step = Phase(
@@ -227,6 +241,8 @@ class DecoderCost:
             num_outputs=num_outputs,
             bytes_by_kind={"weights": self.weights_bytes, "kv_cache": kv, **copies},
             flops_by_dtype={self.dtype: width * (linear + attention)},
+            transfer_bytes=self.layer_bytes * fetches_per_step(fetched),
+            is_overlapped=fetched > 0,
             kernel_launches=(launches + COPY_LAUNCHES_PER_LAYER * bool(copied)) * config.num_layers + LAUNCHES_OUTSIDE,
         )
         if self.num_ranks == 1:

@@ -244,6 +244,7 @@ class Engine:
             "kernels_by_phase": self._kernels_by_phase(emulated),
             "emulated": emulated,
             "notes": ["random weights: speed only"] if self.source.has_random_weights else [],
+            **self.config.facts(),
         }
         return self.executor.complete(facts, self.cache_folder)
 

@@ -123,22 +123,23 @@ class LocalExecutor:
         if sequences[0].slot is not None:
             return self._append(self.cache, sequences)
         self.cache.admit(sequences)
-        logits = self._prefill(self.cache, sequences)
+        logits = self.prefill(sequences)
         self.cache.keep(sequences)
         return logits
 
-    def _prefill(self, cache: KVCache, sequences: List[Sequence]) -> Tensor:
-        """One pass for each length that was found in the cache.
+    def prefill(self, sequences: List[Sequence]) -> Tensor:
+        """Logits [B, V] of sequences that have slots, with beginnings in some: a pass for each length of those.
 
         Rows of a pass start together, so it ends where its longest prompt does: rows that start apart would be padded
         beyond that, past the slots' capacity or the last position, and would compute the padding.
         """
+        assert self.cache is not None
         starts = [sequence.num_cached for sequence in sequences]
         order = sorted(range(len(sequences)), key=starts.__getitem__)
         logits = []
         for _, rows in groupby(order, key=starts.__getitem__):
             group = [sequences[row] for row in rows]
-            logits.append(self._append(cache, group))
+            logits.append(self._append(self.cache, group))
         return torch.cat(logits)[torch.tensor(order, device=self.device).argsort()]
 
     def _append(self, cache: KVCache, sequences: List[Sequence]) -> Tensor:

@@ -116,6 +116,7 @@ def can_record(model: Transformer, cache: KVCache, batch: int) -> bool:
     return (
         cache.has_native_attention
         and blocks[0].mlp.is_native  # and not compiled
+        and not any(block._forward_pre_hooks for block in blocks)  # what is done before a block would be left out
         and model.embed_tokens.weight.dtype == model.dtype
         and _is_native(model.lm_head, batch)
         and all(_is_native(layer, batch) for layer in layers)

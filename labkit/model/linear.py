@@ -5,7 +5,7 @@ them: every kernel of `labkit.model.kernels` that `is_usable` is timed on the re
 single kernel wins everywhere, so the choice is the optimization.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from weakref import WeakSet
 
@@ -227,16 +227,23 @@ def _frozen(tensors: Sequence[Tensor]) -> nn.Parameter:
 
 def finish(model: nn.Module) -> None:
     """Pack every layer and let those of one shape choose together; the last step of building."""
+    pack(model)
     layers = [module for module in model.modules() if isinstance(module, KernelLayer)]
     alike: dict[tuple[object, ...], WeakSet[KernelLayer]] = {}
     for layer in layers:
-        layer.pack()
         key = layer.bits, layer.activation_bits, layer.out_features, layer.in_features, *layer.packed
         layer.alike = alike.setdefault(key, WeakSet())
         layer.alike.add(layer)
     step_bytes = -(-sum(layer.num_bytes for layer in layers) // _MIB) * _MIB
     for layer in layers:
         layer.step_bytes = step_bytes
+
+
+def pack(module: nn.Module) -> None:
+    """Pack the layers of a part of a model, or of all of it; those that are packed already stay as they are."""
+    for layer in module.modules():
+        if isinstance(layer, KernelLayer) and not layer.packed:
+            layer.pack()
 
 
 @torch.no_grad()
@@ -251,23 +258,28 @@ def touch(model: nn.Module) -> None:
                     tensor.sum()
 
 
-@torch.no_grad()
 def relocate(model: nn.Module) -> None:
     """Move all weights of a finished model to other memory, tensor by tensor; what shares memory goes on sharing it."""
+    rebind(model, copied)
+
+
+@torch.no_grad()
+def rebind(module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
+    """Have a finished module find its weights where `move` says, asked once for each tensor, always in one order."""
     moved: dict[int, Tensor] = {}
 
-    def move(tensor: Tensor) -> Tensor:
+    def found(tensor: Tensor) -> Tensor:
         key = sparse.address(tensor)
         if key not in moved:
-            moved[key] = copied(tensor)
+            moved[key] = move(tensor)
         return moved[key]
 
-    for parameter in model.parameters():
-        parameter.data = move(parameter.data)
-    for module in model.modules():
-        if isinstance(module, KernelLayer):
-            module.packed = {name: tuple(map(move, tensors)) for name, tensors in module.packed.items()}
-            module.version += 1
+    for parameter in module.parameters():
+        parameter.data = found(parameter.data)
+    for layer in module.modules():
+        if isinstance(layer, KernelLayer):
+            layer.packed = {name: tuple(map(found, tensors)) for name, tensors in layer.packed.items()}
+            layer.version += 1
 
 
 def _power_of_two(number: int) -> int:

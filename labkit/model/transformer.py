@@ -307,22 +307,26 @@ def fuse(model: Transformer) -> Transformer:
 
     A last step: pruning, quantization and sharding see the separate layers.
     """
+    fuse_parts(model)
     is_native = has_kernels(device=model.norm.weight.device.type, dtype=model.dtype)
-    for module in list(model.modules()):  # a list: layers come and go on the way
-        if isinstance(module, Attention):
-            module.is_native = is_native
-            module.qkv_proj = joined((module.q_proj, module.k_proj, module.v_proj))
-            if module.qkv_proj is not None:
-                del module.q_proj, module.k_proj, module.v_proj
-        elif isinstance(module, FeedForward):
-            module.is_native = is_native
-            module.gate_up_proj = joined((module.gate_proj, module.up_proj))
-            if module.gate_up_proj is not None:
-                del module.gate_proj, module.up_proj
-        elif isinstance(module, RMSNorm):
+    for module in model.modules():
+        if isinstance(module, Attention | FeedForward | RMSNorm):
             module.is_native = is_native
     if not hasattr(model, "lm_head"):  # tied: the embedding, as a layer whose kernel can be chosen
         model.lm_head = Linear(0, 0)
         model.lm_head.weight = nn.Parameter(model.embed_tokens.weight, requires_grad=False)
         model.lm_head.out_features, model.lm_head.in_features = model.embed_tokens.weight.shape
     return model
+
+
+def fuse_parts(module: nn.Module) -> None:
+    """Join the matrices of a block or of all blocks; what is joined already stays so."""
+    for part in list(module.modules()):  # a list: layers come and go on the way
+        if isinstance(part, Attention) and part.qkv_proj is None:
+            part.qkv_proj = joined((part.q_proj, part.k_proj, part.v_proj))
+            if part.qkv_proj is not None:
+                del part.q_proj, part.k_proj, part.v_proj
+        elif isinstance(part, FeedForward) and part.gate_up_proj is None:
+            part.gate_up_proj = joined((part.gate_proj, part.up_proj))
+            if part.gate_up_proj is not None:
+                del part.gate_proj, part.up_proj

@@ -12,8 +12,10 @@ from labkit.optimizations.base import Blueprint, Context, Need, Optimization, Sl
 from labkit.optimizations.compile import Compile
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.low_rank import LowRank
+from labkit.optimizations.offload import Offload
 from labkit.optimizations.pipeline_parallel import PipelineParallel
 from labkit.optimizations.precision import Precision
+from labkit.optimizations.prefill_on_gpu import PrefillOnGpu
 from labkit.optimizations.prefix_cache import PrefixCache
 from labkit.optimizations.preload import Preload
 from labkit.optimizations.prune import Prune
@@ -41,6 +43,8 @@ CATALOG: tuple[type[Optimization], ...] = (
     Speculative,
     TensorParallel,
     PipelineParallel,
+    Offload,
+    PrefillOnGpu,
     Threads,
     Compile,
     Replicas,

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from labkit.core.errors import UsageError
-from labkit.core.machine import machine
+from labkit.core.machine import DEVICES, machine
 from labkit.core.paths import write_whole
 from labkit.core.recipe import KnobValue, Step
 
@@ -93,6 +93,17 @@ class Need:
     missing: Callable[[], str]
 
 
+def _missing_cuda() -> str:
+    here = machine()
+    if here.gpu is None:
+        return "nvidia-smi finds no GPU here"
+    torch = here.versions.get("torch", "")
+    return f"torch {torch} is built without it; install a build for CUDA" if torch.endswith("+cpu") else ""
+
+
+CUDA = Need("cuda", _missing_cuda)
+
+
 def knob(
     default: KnobValue,
     help: str,
@@ -122,6 +133,9 @@ class Optimization:
     needs: ClassVar[tuple[Need, ...]] = ()
     requires: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[Mapping[str, str]] = {}
+    devices: ClassVar[tuple[str, ...]] = DEVICES
+    loads_on: ClassVar[str | None] = None
+    """Where weights are loaded and changed, if not on the device of the Run."""
 
     def __post_init__(self) -> None:
         for spec in fields(self):

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.core.errors import Unavailable
-from labkit.optimizations import Blueprint, Bound, Context, Slot
+from labkit.core.errors import Unavailable, UsageError
+from labkit.optimizations import Blueprint, Bound, Context, Optimization, Slot
 
 if TYPE_CHECKING:
     from labkit.engine.engine import Engine
@@ -41,6 +41,7 @@ def build_system(bound: Bound, *, model: str, device: str, cache_folder: Path) -
 
 def _wrapped(bound: Bound, build: "Callable[[], Provable]", blueprint: Blueprint) -> "Provable":
     for optimization in bound.optimizations:
+        check_runs_on(optimization, blueprint.device)
         build = partial(optimization.wrap, build, blueprint)
     return build()
 
@@ -54,13 +55,15 @@ def _build(bound: Bound, source: "ModelSource", device: str, cache_folder: Path)
     from labkit.model.transformer import Transformer
 
     model = Transformer(source.config, dtype=torch.float32, device="meta")
-    source.load(model, torch.float32, device)
+    places = [optimization.loads_on for optimization in bound.optimizations if optimization.loads_on]
+    loads_on = places[0] if places else device
+    source.load(model, torch.float32, loads_on)
     calibrate = partial(calibration_tokens, source.tokenizer.encode)
     config = EngineConfig()
     for index, optimization in enumerate(bound.optimizations, start=1):
         key = f"{source.hash} {Bound(bound.optimizations[:index]).recipe.text}"
         context = Context(
-            device=device,
+            device=loads_on,
             seed=0,
             cache_folder=cache_folder,
             key=key,
@@ -112,6 +115,15 @@ def prepare_reference(
             with exact.process(), closing(_wrapped(exact, build, blueprint)) as candidate:
                 proofs[text] = quality.prove(baseline, candidate, text, effort)
     return proofs
+
+
+def check_runs_on(optimization: Optimization, device: str) -> None:
+    """Raise UsageError unless a Run on this device can have the technique."""
+    kind = device.partition(":")[0]
+    if kind not in optimization.devices:
+        raise UsageError(
+            f"{optimization.step.text} was asked for on device {device!r}; allowed: {', '.join(optimization.devices)}"
+        )
 
 
 def check_device(device: str) -> None:

@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,11 @@ class Worker:
         cost = system.cost(shortened(self._spec, warmup.token_share))  # of the work that measured passes do
         # a System that states no cost, as other projects' engines, has neither limit nor prediction
         has_roof = is_first and cost.phases
-        roof = ceilings(device, Path(self._order.cache_folder), facts.get("threads")) if has_roof else None
+        folder = Path(self._order.cache_folder)
+        roof = ceilings(device, folder, facts.get("threads")) if has_roof else None
+        if roof is not None:
+            elsewhere = {phase.device for phase in cost.phases.values() if phase.device}
+            roof = replace(roof, others={other: ceilings(other, folder) for other in elsewhere})
         quality = dict(system.quality(effort)) if is_first else {}
         link = Link(**facts["link"]) if "link" in facts else None
         forget_peak_memory(device)  # what building, quality and ceilings took for a moment is not what serving takes

@@ -23,6 +23,7 @@ _TERMS = {
     "between": "what lies between the products: attention, norms, gates",
     "emulation": "emulation: arithmetic in a dtype that this processor converts to another and back",
     "communication": "messages between the processes that share the model",
+    "transfer": "waiting for what crosses the link between CPU and GPU",
     "drafts": "drafting tokens, the rejected ones too",
     "dispatch": "starting operations",
 }

@@ -12,8 +12,10 @@ import pytest
 from labkit import optimizations
 from labkit.core.effort import EFFORTS
 from labkit.core.errors import Unavailable, UsageError
+from labkit.core.machine import DEVICES
 from labkit.core.recipe import Recipe, Step
 from labkit.core.workload import WorkloadSpec
+from labkit.engine.quality import Provable
 from labkit.optimizations import CATALOG, Bound, Need, Optimization, Slot, bind
 from labkit.optimizations.base import check_knob
 from labkit.optimizations.build import build_engine, build_system, prepare_reference
@@ -113,7 +115,7 @@ def check_runs_under(kind: type[Optimization], model: str, folder: Path) -> None
     outputs = []
     for recipe in ("", with_partners(kind)):
         bound = bind(recipe)
-        with bound.process(), closing(build_system(bound, model=model, device="cpu", cache_folder=folder)) as system:
+        with bound.process(), closing(built(bound, model, folder)) as system:
             trace = system.serve(system.prepare(SPEC.draw(0)))
         assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
         outputs.append([request.output_ids for request in trace.requests])
@@ -125,6 +127,16 @@ def skip_without_needs(*kinds: type[Optimization]) -> None:
     for kind in kinds:
         if lacking := [need.missing() for need in kind.needs if need.missing()]:
             pytest.skip(f"{kind.name}: {lacking[0]}")
+
+
+def built(bound: Bound, model: str, folder: Path) -> Provable:
+    """The system on the first device that all techniques run on."""
+    device = next(name for name in DEVICES if all(name in one.devices for one in bound.optimizations))
+    return build_system(bound, model=model, device=device, cache_folder=folder)
+
+
+def proven_on_cpu(kind: type[Optimization]) -> bool:
+    return kind.exact and "cpu" in kind.devices and not any(need.missing() for need in kind.needs)
 
 
 def names_of_pair(one: type[Optimization], other: type[Optimization]) -> list[str]:
@@ -165,7 +177,7 @@ def outputs_of_pair(
     bound = bind(" + ".join(names_of_pair(one, other)))
     lossy = Bound(tuple(optimization for optimization in bound.optimizations if not optimization.is_exact))
     for tried in (bound, lossy):
-        with tried.process(), closing(build_system(tried, model=model, device="cpu", cache_folder=folder)) as system:
+        with tried.process(), closing(built(tried, model, folder)) as system:
             trace = system.serve(system.prepare(SPEC.draw(0)))
         assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
         outputs.append([request.output_ids for request in trace.requests])
@@ -177,7 +189,7 @@ def outputs_of_pair(
 def test_exact_techniques_leave_200_prompts_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By the rule of `prove`: where a token differs, the two best logits were as good as equal, and that is rare."""
     monkeypatch.setitem(EFFORTS, "rigorous", replace(EFFORTS["rigorous"], proof_prompts=200))
-    recipes = [with_partners(kind) for kind in CATALOG if kind.exact and not any(need.missing() for need in kind.needs)]
+    recipes = [with_partners(kind) for kind in CATALOG if proven_on_cpu(kind)]
     recipes += ["kv_cache + speculative(draft='half')", "kv_cache + static_batching(size=8)"]
     bounds = [bind(recipe) for recipe in recipes]
     assert all(bound.exact == bound for bound in bounds)
@@ -191,11 +203,12 @@ def test_exact_techniques_leave_200_prompts_as_they_were(monkeypatch: pytest.Mon
 @every
 def test_it_states_what_it_changes_in_the_cost(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
     skip_without_needs(kind)
+    device = next(name for name in DEVICES if name in kind.devices)
     costs = []
     for recipe in (with_partners(kind, is_on=False), WORTHWHILE.get(kind.name, with_partners(kind))):
         bound = bind(recipe)
         with bound.process():
-            costs.append(build_engine(bound, model=tiny_model, device="cpu", cache_folder=tmp_path).cost(SPEC))
+            costs.append(build_engine(bound, model=tiny_model, device=device, cache_folder=tmp_path).cost(SPEC))
     if kind.cost is Optimization.cost:
         # how fast the machine runs, or what is ready before the first request: what there is to do stays the same
         assert kind.slot in (Slot.RUNTIME, Slot.CACHE_EXTRA)

@@ -50,6 +50,8 @@ def tab(panel: Panel, title: str) -> str:
 
 def test_every_technique_can_be_switched_on(panel: Panel) -> None:
     for kind in CATALOG:
+        if any(need.missing() for need in kind.needs):
+            continue
         panel.recipe = " + ".join((*kind.requires, kind.name))
         assert set(toggles(panel)) == {*kind.requires, kind.name}
 
