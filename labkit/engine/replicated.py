@@ -23,7 +23,7 @@ from labkit.processes.process import Event, WorkerProcess
 _COMMAND = (sys.executable, "-P", "-m", "labkit.optimizations.replica")
 _TIMEOUT_S = 3600.0  # to build the largest model; the session that waits for this process has limits of its own
 _POLL_S = 1.0
-_SCENARIOS = ("single_stream", "offline", "server")
+_SCENARIOS = ("single_stream", "offline", "server", "closed_loop")
 _SUMMED = ("weights_bytes", "kv_cache_bytes")
 
 
