@@ -156,7 +156,7 @@ def test_what_cannot_be_served_is_one_line_and_a_usage_error(tiny_model: str, tm
 def test_a_load_that_they_do_not_know_is_refused(tiny_model: str, tmp_path: Path) -> None:
     with (
         opened("kv_cache + replicas(num=1)", tiny_model, tmp_path) as system,
-        pytest.raises(UsageError, match=r"scenario for replicas 'tidal'; allowed: single_stream, offline, .*closed_loop"),
+        pytest.raises(UsageError, match=r"scenario for replicas 'tidal'; allowed: single_stream, .*closed_loop"),
     ):
         system.prepare(replace(AT_ONCE.draw(0), scenario="tidal"))  # type: ignore[arg-type]
 
