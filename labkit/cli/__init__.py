@@ -39,6 +39,7 @@ from labkit.cli.options import (
 )
 from labkit.cli.sweep import merge, sweep
 from labkit.core.errors import LabkitError, UsageError
+from labkit.optimizations import rank
 
 app = typer.Typer(
     help="Measure LLM inference recipes against each other and against the machine's limit.",
@@ -57,7 +58,18 @@ DEMO_RECIPES = (
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code. An error that labkit raises on purpose is one line on stderr."""
+    """Run a command; returns the exit code. An error that labkit raises on purpose is one line on stderr.
+
+    Where torchrun started this process on another host than the first, it serves the command that runs there.
+    """
+    if rank.is_elsewhere():
+        rank.serve()
+        return 0
+    with rank.served():
+        return _run(args)
+
+
+def _run(args: Sequence[str] | None) -> int:
     try:
         code = app(args=args, prog_name="labkit", standalone_mode=False)
     except LabkitError as error:

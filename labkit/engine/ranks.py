@@ -26,6 +26,7 @@ _PATIENCE = timedelta(days=365)  # a rank waits as long as the first is alive: a
 _START = timedelta(minutes=5)
 _END_S = 10.0
 _SESSIONS = "labkit/sessions"  # counts, in torchrun's store, the groups that a first rank has asked for
+_NO_MORE = "no more"
 
 
 @contextmanager
@@ -60,11 +61,6 @@ def join() -> None:
     _join(PrefixStore(prefix, store) if prefix else store, rank, world)
 
 
-def is_follower() -> bool:
-    """Whether torchrun started this process as another rank than the first."""
-    return int(os.environ.get("RANK", "0")) > 0 and "TORCHELASTIC_RUN_ID" in os.environ
-
-
 def serve(command: Sequence[str]) -> None:
     """What torchrun's other processes do: start a rank for each group that the first rank asks for."""
     store = _torchrun_store()
@@ -73,11 +69,19 @@ def serve(command: Sequence[str]) -> None:
     with suppress(RuntimeError):  # the store is gone, and with it the first rank
         while True:
             number += 1
-            store.wait([f"{_SESSIONS}/{number}"], _PATIENCE)
+            group = f"{_SESSIONS}/{number}"
+            store.wait([group], _PATIENCE)
+            if store.get(group) == _NO_MORE.encode():
+                break
             running = [child for child in running if child.poll() is None]
-            group = {"LABKIT_GROUP": f"{_SESSIONS}/{number}"}
-            running.append(_popen(command, {**os.environ, **group}))
+            running.append(_popen(command, {**os.environ, "LABKIT_GROUP": group}))
     _end(running)
+
+
+def release() -> None:
+    """Let torchrun's other processes end: the first will ask for no more groups."""
+    store = _torchrun_store()
+    store.set(f"{_SESSIONS}/{store.add(_SESSIONS, 1)}", _NO_MORE)
 
 
 def threads_of(world: int) -> int:

@@ -4,10 +4,22 @@
 
 It is told by its environment who it is and where the others are (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and by
 the first rank all else. It ends when the first one does.
+
+On several hosts `torchrun` starts the same labkit command on each; the command runs on the first, the others serve it:
+
+    torchrun --nnodes 2 --nproc-per-node 1 --node-rank 0 --master-addr 10.0.0.1 --master-port 29400 -m labkit \
+        bench --recipe "kv_cache + tensor_parallel(num=2)"
+
+with `--node-rank 1` on the second. GLOO_SOCKET_IFNAME names the network interface between them. Only the first host
+needs the model; the others are sent their shards.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from labkit.optimizations.ranks import RANK_COMMAND
 
 if TYPE_CHECKING:
     from labkit.engine.config import EngineConfig
@@ -22,6 +34,30 @@ def configured(recipe: str) -> "EngineConfig":
     for optimization in bind(recipe).optimizations:
         config = optimization.configure(config)
     return config
+
+
+def is_elsewhere() -> bool:
+    """Whether torchrun started this process to serve the first of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["RANK"]) > 0
+
+
+def serve() -> None:
+    """Start ranks for the first process until it is done."""
+    from labkit.engine import ranks
+
+    ranks.serve(RANK_COMMAND)
+
+
+@contextmanager
+def served() -> Iterator[None]:
+    """Where torchrun started this process as the first of several, the others end with what is done inside."""
+    try:
+        yield
+    finally:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            from labkit.engine import ranks
+
+            ranks.release()
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What techniques that split a model between processes have in common: their processes, their sizes, their refusals."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,8 +53,8 @@ class Ranks(Optimization):
         return (Need(f"{self.num} cores", self._missing_cores),)
 
     def _missing_cores(self) -> str:
-        found = usable_cores()
-        if self.oversubscribe or found >= self.num:
+        found, num_here = usable_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", self.num))
+        if self.oversubscribe or found >= num_here:
             return ""
         return f"this process may use {found}; allowed: num up to that many, or oversubscribe=True"
 
