@@ -4,8 +4,8 @@ Attention and the cache stay as they are: their lengths grow with every token, a
 compile again. Between them only the number of rows varies, sequences times tokens, which is marked as dynamic; a single
 row is a shape of its own. So all is compiled twice, for one row and for several, whatever follows.
 
-Products with float weights are torch's and part of what is compiled. Products of integers or of sparse weights are
-kernels that a compiler cannot look into; they are called from there, and chosen by their probe as ever.
+Products are part of what is compiled where torch's is the only one there is. Where others compete, native kernels or
+those of integers and sparse weights, the layer is called from compiled code and takes what its probe found, as ever.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from labkit.model.linear import KernelLayer, Linear
 from labkit.model.transformer import Block, KVStore, RMSNorm, Transformer, rotate
-
-_IN_GRAPH = {"torch", "native_float"}  # kernels of dense float weights
 
 
 class Factor(NamedTuple):
@@ -203,8 +201,8 @@ def compiled_layers(model: Transformer) -> list[Linear]:
 
 
 def is_in_graph(layer: Linear) -> bool:
-    """Whether its weights are plain floats, which torch's own product takes."""
-    return layer.packed.keys() <= _IN_GRAPH
+    """Whether torch's product of plain floats is all that it could take."""
+    return layer.packed.keys() == {"torch"}
 
 
 def _blocks(layers: Iterable[nn.Module]) -> Iterable[Block]:

@@ -1,13 +1,14 @@
 """Compile: have torch.compile make one kernel of the small operations between two matrix products.
 
 Idea: norm, rotation, gate and sum each read and write all activations and are each started from Python. A compiler
-sees them together, keeps what one hands to the next in registers and starts one kernel for several. Its products are
-torch's; `reduce-overhead` also records on a GPU what it starts and replays it as a CUDA graph, `max-autotune` tries
+sees them together, keeps what one hands to the next in registers and starts one kernel for several. Products are what
+they are without it, the fastest kernel that a probe finds, and where torch's is the only one the compiler may fuse it,
+as on a GPU. `reduce-overhead` also records on a GPU what it starts and replays it as a CUDA graph, `max-autotune` tries
 several kernels for each product. What is compiled lies between two attentions, where only the number of rows varies, so
 nothing is compiled again as the cache grows: once for one row and once for several.
-Price: warm-up takes tens of seconds, and a C++ compiler; each call checks that its inputs are as they were when it was
-compiled. Integer and sparse products are kernels of their own that a compiler cannot fuse with; on a GPU they also end
-a CUDA graph.
+Price: warm-up takes tens of seconds where nothing is cached, and a C++ compiler; each call checks that its inputs are
+as they were when it was compiled. Products of integers are kernels that a compiler cannot fuse with; on a GPU they also
+end a CUDA graph.
 No gain: where products take almost all the time, or where one call replays a whole step already: on a CPU with native
 kernels a decoding step of `kv_cache` is such a call, and compiled blocks, which take its place, start more of them.
 Reference: Ansel et al. 2024, PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode Transformation and
@@ -44,7 +45,7 @@ def _missing() -> str:
 
 @dataclass(frozen=True)
 class Compile(Optimization):
-    """Compile the decoder's blocks, but for attention and products of integers."""
+    """Compile the decoder's blocks, but for attention and for products that have better kernels than torch's."""
 
     name: ClassVar[str] = "compile"
     title: ClassVar[str] = "torch.compile"

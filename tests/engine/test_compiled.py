@@ -100,12 +100,18 @@ def test_norms_of_heads_biases_and_windows_are_compiled_too(
         ("kv_cache(dtype='int8') + precision + quantize(bits=4)", 0),
     ],
 )
-def test_float_products_are_compiled_and_others_are_called(
-    recipe: str, num_in_graph: int, tiny_model: str, tmp_path: Path
+@pytest.mark.parametrize("is_native", [True, False])
+def test_products_without_a_rival_are_compiled_and_others_are_called(
+    monkeypatch: pytest.MonkeyPatch, recipe: str, num_in_graph: int, tiny_model: str, tmp_path: Path, is_native: bool
 ) -> None:
+    if not is_native:
+        monkeypatch.setattr(build, "native", lambda: build.Native(None, "", "switched off"))
+        monkeypatch.setattr("labkit.model.choice.CHOICES", {})
+    elif build.native().library is None:
+        pytest.skip(build.native().reason)
     plain, engine = (make(recipe + more, tiny_model, tmp_path) for more in ("", " + compile"))
     assert all(isinstance(block, CompiledBlock) for block in engine.model.layers)
-    assert len(compiled_layers(engine.model)) == num_in_graph
+    assert len(compiled_layers(engine.model)) == (0 if is_native else num_in_graph)
     ids = torch.randint(0, 300, (2, 11))
     with torch.inference_mode():
         expected = plain.model(ids).float()
@@ -136,12 +142,12 @@ def test_the_cost_model_counts_what_a_compiled_block_starts(tiny_model: str, tmp
 
 
 def num_started(engine: Engine, *, new: int) -> int:
-    """Operations that no other one started, and calls of compiled code."""
+    """Operations that no other one started, called products and calls of compiled code."""
     with torch.profiler.profile() as profile:
         served(engine, new=new)
     return sum(
-        event.name.startswith(("aten::", "Torch-Compiled"))
-        and not (event.cpu_parent and event.cpu_parent.name.startswith("aten::"))
+        event.name.startswith(("aten::", "labkit::", "Torch-Compiled"))
+        and not (event.cpu_parent and event.cpu_parent.name.startswith(("aten::", "labkit::")))
         for event in profile.events()
     )
 
