@@ -17,6 +17,10 @@
     communication_share  time that a process spent on messages to others, over the pass (split models only)
     communication_bytes  bytes that a process sent for an output (likewise)
     bubble_share       time that a process of a pipeline waited for others, over the pass (pipelines only)
+    batch_mean         sequences in a decoding step (only where several ran together, as the next three)
+    padding_rate       rows computed for prompts that were padding, over all of them
+    scheduling_share   time spent on deciding what a step computes, over the pass
+    preemptions        requests of a pass that gave their memory back and were computed again (continuous batching)
 
 The rates of prefill and decode count time once however many requests share it: for a batch it is the time from the
 earliest first output to the last one, for requests one after another the sum of theirs. What is undefined is absent,
@@ -100,6 +104,9 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
     - `acceptance_rate`, `tokens_per_step`: `{"value": x}`, counted over all passes. Absent where nothing was guessed.
     - `prefix_hit_rate`, `prefix_bytes`: `{"value": x}`, counted over all passes. Absent where no prefixes are kept.
     - `communication_share`, `communication_bytes`, `bubble_share`: likewise. Absent where one process does it all.
+    - `batch_mean`, `padding_rate`, `preemptions`, `scheduling_share`: `{"value": x}`, counted over all passes:
+      sequences in a decoding step; the share of rows computed for prompts that are padding; preemptions in a pass; the
+      share of the time spent on scheduling. Absent where no two sequences ever ran together.
 
     Requests of one pass are alike (they share a batch or a queue), and so are the gaps of one request. From 8 passes
     (requests) on, intervals account for that; a median of single values is bootstrapped. See `core.stats`.
@@ -118,7 +125,7 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
             groups = [group for requests in by_request if (group := [value for one in requests for value in one])]
         if groups:
             metrics |= _percentiles(name, groups)
-    return metrics | _speculation(traces) | _prefixes(traces) | _communication(traces)
+    return metrics | _speculation(traces) | _prefixes(traces) | _batching(traces) | _communication(traces)
 
 
 def geometric_mean(values: Sequence[float], *, level: float = 0.95) -> Estimate:
@@ -178,6 +185,24 @@ def _communication(traces: Sequence[Trace]) -> dict[str, Any]:
     shares = {"communication_share": "communication_s", "bubble_share": "bubble_s"}
     metrics = {share: {"value": totals[name] / duration_s} for share, name in shares.items() if name in totals}
     return metrics | {"communication_bytes": {"value": totals["communication_bytes"] / num_outputs}}
+
+
+def _batching(traces: Sequence[Trace]) -> dict[str, Any]:
+    counts: dict[str, float] = {}
+    for trace in traces:
+        for name, count in trace.counters.items():
+            counts[name] = counts.get(name, 0.0) + count
+    if counts.get("decoded", 0.0) <= counts.get("decoding_steps", 0.0):
+        return {}
+    values = {
+        "batch_mean": counts["decoded"] / counts["decoding_steps"],
+        "scheduling_share": counts["scheduling_s"] / sum(trace.duration_s for trace in traces),
+    }
+    if counts["prompt_rows"]:
+        values["padding_rate"] = counts["padding_rows"] / counts["prompt_rows"]
+    if "preemptions" in counts:
+        values["preemptions"] = counts["preemptions"] / len(traces)
+    return {name: {"value": value} for name, value in values.items()}
 
 
 def _time_per_output(output_s: Sequence[float]) -> list[float]:

@@ -35,9 +35,12 @@ class RequestTrace:
 class Trace:
     """One pass: its requests in order of arrival, how long it took, and what the System counted meanwhile.
 
-    Counters of an engine that keeps prefixes: `prompt_tokens`, `prefix_hit_tokens` (those of them that were copied and
-    not computed) and `prefix_bytes` (held at the end). Of a model that several processes share, each the mean over
-    them: `communication_s` and `communication_bytes` (sent), and in a pipeline `bubble_s` (waited for each other).
+    Counters of an engine: `steps` (passes of the model); `decoding_steps` and `decoded`, over how many sequences these
+    went; `prompt_rows`, rows of activations computed for prompts, and `padding_rows`, those of them without a token;
+    `scheduling_s`, seconds spent on what to do next; `preemptions`, with continuous batching. Of one that keeps
+    prefixes: `prompt_tokens`, `prefix_hit_tokens` (those of them that were copied and not computed) and `prefix_bytes`
+    (held at the end). Of a model that several processes share, each the mean over them: `communication_s` and
+    `communication_bytes` (sent), and in a pipeline `bubble_s` (waited for each other).
     """
 
     requests: tuple[RequestTrace, ...]

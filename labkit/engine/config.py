@@ -41,9 +41,9 @@ class EngineConfig:
     cache: CacheFactory | None = None
     prefixes: PrefixFactory | None = None
     finish: Callable[[Transformer], Transformer] = finished
-    warm: Callable[[Transformer], None] | None = None
+    warm: tuple[Callable[[Transformer], None], ...] = ()
     facts: Callable[[], Mapping[str, Any]] = dict
-    scheduler: Callable[[], Scheduler] = OneAtATime
+    scheduler: Callable[[KVCache | None], Scheduler] = OneAtATime
     executor: Callable[[Transformer, KVCache | None], Executor] = LocalExecutor
     decoding: DecodingFactory | None = None
     sampler: Sampler = field(default_factory=Greedy)

@@ -5,6 +5,7 @@ without one it computes every earlier token again. Arithmetic is 2 FLOPs a weigh
 and head element for attention (the accounting of Kaplan et al. 2020 and Pope et al. 2022).
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from labkit.core.cost import Cost, Phase, csr_bytes
@@ -44,9 +45,11 @@ class DecoderCost:
 
     `linear_bytes` and `head_bytes` are bytes a weight, scales included. `kv_bytes` is bytes of one stored key or value
     element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
-    `prefill_launches` and `decode_launches` operations are dispatched in a layer and step of their phase; a step that
-    `is_compiled` is not replayed. `block_size` is tokens in a block of the cache. The first `cached_prompt_tokens` of a
-    prompt are copied from what earlier requests left, which takes up to `prefix_bytes`.
+    Running requests' keys and values take up to `kv_budget_bytes`. Prompts are computed in chunks of `prefill_chunk`
+    tokens beside the others' decoding; None: each in one step. `prefill_launches` and `decode_launches` operations are
+    dispatched in a layer and step of their phase; a step that `is_compiled` is not replayed. `block_size` is tokens in
+    a block of the cache. The first `cached_prompt_tokens` of a prompt are copied from what earlier requests left, which
+    takes up to `prefix_bytes`.
     `num_linear_parameters` are those of the blocks' linear layers where they differ from what `config` says, `density`
     is the share of them that is not zero, and `num_build_copies` is how many fp32 copies of all weights building holds.
     Weights of `num_fetched_layers` are brought to the device in each step; prompts are computed on `prefill_device`, if
@@ -71,6 +74,8 @@ class DecoderCost:
     is_cached: bool = False
     kv_bytes: float = 4.0
     block_size: int = 1
+    kv_budget_bytes: float = math.inf
+    prefill_chunk: int | None = None
     cached_prompt_tokens: int = 0
     prefix_bytes: int = 0
     prefill_launches: float = LAUNCHES_PER_LAYER
@@ -156,26 +161,16 @@ class DecoderCost:
         mean_context = mean_prompt + mean_new / 2
         num_empty = 1 if spec.cache_state == "cold" else 0  # waves that find nothing stored
         copied = self.cached_prompt_tokens * (waves - num_empty) / waves
-        prefill = self._step(
-            width,
-            mean_prompt - copied,
-            past=copied,
-            copied=copied,
-            num_steps=waves,
-            num_outputs=spec.num_requests,
-            spread=sum((length.prompt_tokens - mean_prompt) ** 2 for length in lengths) / len(lengths),
-            launches=self.prefill_launches,
-        )
-        if self.prefill_device:
-            sent_bytes = width * self.kv_token_bytes * spec.prompt_tokens
-            prefill = replace(prefill, device=self.prefill_device, transfer_bytes=sent_bytes)
-        phases = {"prefill": prefill}
+        phases = {"prefill": self._prefill(width, waves, mean_prompt, copied)}
         num_decoded = spec.num_new_tokens - spec.num_requests
         if not num_decoded:
             return _at_once(phases, num_busy)
-        # those who start together take as many steps as the longest of them, in which fewer and fewer take part
-        firsts = range(0, len(lengths), width)
-        num_together = sum(max(each.new_tokens for each in lengths[at : at + width]) - 1 for at in firsts)
+        if self.prefill_chunk is None:
+            # those who start together take as many steps as the longest of them, in which fewer and fewer take part
+            firsts = range(0, len(lengths), width)
+            num_together = float(sum(max(each.new_tokens for each in lengths[at : at + width]) - 1 for at in firsts))
+        else:
+            num_together = max(num_decoded / width, max(each.new_tokens for each in lengths) - 1)
         num_steps = num_together / num_busy / self.tokens_per_step
         mean_width = num_decoded / num_together
         num_logits = 1 + self.num_drafted
@@ -210,6 +205,31 @@ class DecoderCost:
         num_batches = -(-self.spec.num_requests // width)
         waves = -(-num_batches // num_busy)
         return width, waves, num_batches / waves
+
+    def _prefill(self, width: int, waves: int, mean_prompt: float, copied: float) -> Phase:
+        """All prompts, of each of which so many tokens are copied and the rest is computed."""
+        lengths, new = self.spec.lengths, mean_prompt - copied
+        spread = sum((length.prompt_tokens - mean_prompt) ** 2 for length in lengths) / len(lengths)
+        num_steps, past = float(waves), copied
+        if self.prefill_chunk is not None:  # which may hold the ends of several prompts
+            num_steps = max(1.0, len(lengths) * new / self.prefill_chunk)
+            width, new, spread = 1, len(lengths) * new / num_steps, 0.0
+            past += max(0.0, mean_prompt - copied - new) / 2
+            copied *= len(lengths) / num_steps
+        phase = self._step(
+            width,
+            new,
+            spread=spread,
+            past=past,
+            copied=copied,
+            num_steps=num_steps,
+            num_outputs=len(lengths),
+            launches=self.prefill_launches,
+        )
+        if not self.prefill_device:
+            return phase
+        sent_bytes = width * self.kv_token_bytes * mean_prompt
+        return replace(phase, device=self.prefill_device, transfer_bytes=sent_bytes)
 
     def _step(
         self,

@@ -7,7 +7,7 @@ from typing import Protocol
 from labkit.engine.cost import DecoderCost
 from labkit.engine.executor import Executor
 from labkit.engine.sampler import Sampler
-from labkit.engine.sequence import Sequence
+from labkit.engine.sequence import Chunk, Sequence
 
 
 class Decoding(Protocol):
@@ -16,6 +16,10 @@ class Decoding(Protocol):
     @property
     def lookahead(self) -> int:
         """Most tokens that a step may store in the cache beyond a sequence's last one."""
+
+    @property
+    def joins_chunks(self) -> bool:
+        """Whether sequences may decode in the step that computes chunks of others, by `OneToken.advance_mixed`."""
 
     @property
     def executors(self) -> tuple[Executor, ...]:
@@ -39,6 +43,7 @@ class OneToken:
     """One forward pass, one token a sequence."""
 
     lookahead = 0
+    joins_chunks = True
     executors: tuple[Executor, ...] = ()
     counters: Mapping[str, float] = {}
 
@@ -49,6 +54,11 @@ class OneToken:
         """See Decoding; new sequences may advance so too."""
         tokens = self.sampler(self.executor.execute(sequences)).tolist()  # waits for the device
         return [[token] for token in tokens]
+
+    def advance_mixed(self, chunks: List[Chunk], decoding: List[Sequence]) -> list[list[int]]:
+        """The next token of each sequence whose last chunk this is, then of each of `decoding`."""
+        logits = self.executor.execute_mixed(chunks, decoding)
+        return [[token] for token in self.sampler(logits).tolist()] if len(logits) else []
 
     def release(self, sequences: List[Sequence]) -> None:
         """See Decoding: there is nothing to forget."""

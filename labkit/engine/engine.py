@@ -21,6 +21,7 @@ from labkit.engine.cost import DecoderCost
 from labkit.engine.decoding import OneToken
 from labkit.engine.prefix import PrefixCache
 from labkit.engine.probe import probe
+from labkit.engine.scheduler import Plan
 from labkit.engine.sequence import Sequence
 from labkit.engine.shard import linear_parameters
 from labkit.model.choice import CHOICES
@@ -76,38 +77,56 @@ class Engine:
         self.decoding = config.decoding(model, source, self.executor, config) if config.decoding else self.prefill
         if self.cache is not None:
             self.cache.lookahead = self.decoding.lookahead
-        self.scheduler = config.scheduler()
-        self.num_steps = 0
-        if config.warm is not None:
-            config.warm(model)
+        self.scheduler = config.scheduler(self.cache)
+        self.num_steps = self.num_decoding_steps = self.num_decoded = 0
+        self.scheduling_s = 0.0
+        for warm in config.warm:
+            warm(model)
 
     @torch.inference_mode()
-    def step(self, *, is_more_coming: bool, now_s: Callable[[], float]) -> list[Sequence]:
-        """Schedule, execute, sample, retire. Returns the sequences that moved; empty when there was nothing to do."""
-        sequences = self.scheduler.schedule(is_more_coming=is_more_coming)
+    def step(self, *, is_more_coming: bool, now_s: Callable[[], float]) -> Plan:
+        """Schedule, execute, sample, retire. Returns what was planned: which sequences moved, if any."""
         started_s = now_s()
-        fresh = [sequence for sequence in sequences if sequence.scheduled_s is None]
-        for sequence in fresh:
-            sequence.scheduled_s = started_s
-        rest = [sequence for sequence in sequences if sequence not in fresh] if fresh else sequences
-        for group, way in ((fresh, self.prefill), (rest, self.decoding)):
-            if group:
-                outputs = way.advance(group)
-                at_s = now_s()
-                for sequence, tokens in zip(group, outputs, strict=True):
-                    for token in tokens:  # those of one step are there at the same time
-                        sequence.append(token, at_s)
-                self.num_steps += 1
+        plan = self.scheduler.schedule(is_more_coming=is_more_coming, now_s=started_s)
+        planned_s = now_s()
+        if plan.preempted:
+            self.decoding.release(plan.preempted)
+        moved = plan.sequences
+        for sequence in moved:
+            if sequence.scheduled_s is None:
+                sequence.scheduled_s = started_s
+        if plan.new:
+            self._append(plan.new, self.prefill.advance(plan.new), now_s())
+        decoding = plan.decoding
+        if plan.chunks:
+            along = decoding if self.decoding.joins_chunks else []
+            decoding = decoding if not along else []
+            ending = [chunk.sequence for chunk in plan.chunks if chunk.is_last]
+            self._append([*ending, *along], self.prefill.advance_mixed(plan.chunks, along), now_s())
+        if decoding:
+            self._append(decoding, self.decoding.advance(decoding), now_s())
+        self.num_decoding_steps += bool(plan.decoding)
+        self.num_decoded += len(plan.decoding)
+        retiring_s = now_s()
         finished = self.scheduler.retire()
         if finished:
             self._release(finished)
-        return sequences
+        if moved:
+            self.scheduling_s += planned_s - started_s + now_s() - retiring_s
+        return plan
+
+    def _append(self, sequences: list[Sequence], outputs: list[list[int]], at_s: float) -> None:
+        """Give sequences the tokens of one pass of the model, which are there at the same time."""
+        for sequence, tokens in zip(sequences, outputs, strict=True):
+            for token in tokens:
+                sequence.append(token, at_s)
+        self.num_steps += 1
 
     def prepare(self, workload: Workload) -> Prepared:
         """Tokenize every prompt and cut it to length.
 
         Raises:
-            UsageError: a request needs more positions than the model has.
+            UsageError: a request needs more positions than the model has, or more memory than the cache may take.
         """
         limit = self.model.config.max_positions
         prepared = []
@@ -118,8 +137,18 @@ class Engine:
                     f"{len(ids)} prompt and {request.max_new_tokens} new tokens were asked for; "
                     f"{self.source.name} holds {limit} positions; lower --prompt-tokens or --new-tokens"
                 )
+            self._check_room(len(ids) + request.max_new_tokens)
             prepared.append((request, ids))
         return Prepared(workload.scenario, tuple(prepared), workload.concurrency)
+
+    def _check_room(self, num_tokens: int) -> None:
+        cache = self.cache
+        if cache is not None and (num_blocks := cache.blocks_for(num_tokens)) > cache.max_blocks:
+            raise UsageError(
+                f"a request of {num_tokens} tokens was asked for; its keys and values take "
+                f"{num_blocks * cache.block_bytes:,} bytes, kv_cache may take {cache.budget_bytes:,}; raise its "
+                "budget_bytes, or lower --prompt-tokens or --new-tokens"
+            )
 
     @property
     def prefixes(self) -> PrefixCache | None:
@@ -187,17 +216,17 @@ class Engine:
                 for index, sent_s in load.due():
                     sequences[index].arrival_s, sequences[index].sent_s = load.arrival_s(index), sent_s
                     self.scheduler.add(sequences[index])
-                moved = self.step(is_more_coming=load.is_more_coming, now_s=now_s)
-                for sequence in moved:
+                plan = self.step(is_more_coming=load.is_more_coming, now_s=now_s)
+                for sequence in plan.sequences:
                     if sequence.is_finished:
                         num_left -= 1
                         load.done(sequence.index, now_s())
-                if not moved and num_left:
-                    load.wait(timeout=1.0)
+                if not plan.sequences and num_left:
+                    load.wait(timeout=1.0 if (wait_s := plan.wait_s(now_s())) is None else wait_s)
 
     def _forget(self, sequences: list[Sequence]) -> None:
         """Leave no trace of a pass that broke off."""
-        self.scheduler = self.config.scheduler()
+        self.scheduler = self.config.scheduler(self.cache)
         self._release(sequences)
 
     def _release(self, sequences: list[Sequence]) -> None:
@@ -208,7 +237,16 @@ class Engine:
     def counters(self) -> dict[str, float]:
         """What was counted since it was built; what passes say of it is the difference."""
         prefixes = self.prefixes.counters if self.prefixes is not None else {}
-        return {"steps": float(self.num_steps), **prefixes, **self.decoding.counters, **self.executor.counters}
+        return {
+            "steps": float(self.num_steps),
+            "decoding_steps": float(self.num_decoding_steps),
+            "decoded": float(self.num_decoded),
+            "scheduling_s": self.scheduling_s,
+            **self.executor.counters,
+            **self.scheduler.counters,
+            **prefixes,
+            **self.decoding.counters,
+        }
 
     def _models(self) -> nn.ModuleList:
         """All models that it computes with."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as List
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,8 +18,9 @@ from labkit.engine.cost import (
     NATIVE_LAUNCHES_PER_LAYER,
     REPLAYED_LAUNCHES_PER_LAYER,
 )
+from labkit.engine.mixed import MixedView
 from labkit.engine.recorded import RecordedStep, can_record
-from labkit.engine.sequence import Sequence
+from labkit.engine.sequence import Chunk, Sequence
 from labkit.model.transformer import Transformer
 
 
@@ -62,6 +63,12 @@ class Executor(Protocol):
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """Logits [B, V] of each sequence's next token. All are new, or all are decoding."""
 
+    def execute_mixed(self, chunks: List[Chunk], decoding: List[Sequence]) -> Tensor:
+        """Logits [B, V] of the next tokens: of the chunks that are the last of their sequences, then of `decoding`.
+
+        All of them have their blocks. Nothing is padded, and there may be no logits at all.
+        """
+
     def verify(self, sequences: List[Sequence], drafts: List[list[int]]) -> Tensor:
         """Logits [B, 1 + K, V] after each decoding sequence's last token and after each token of its draft.
 
@@ -99,6 +106,7 @@ class LocalExecutor:
         self.device = model.embed_tokens.weight.device
         self.phases = phases
         self.shapes: dict[str, Counter[StepShape]] = {phase: Counter() for phase in phases}
+        self.num_prompt_rows = self.num_padding_rows = 0
         self._recorded: dict[int, RecordedStep] = {}  # by the size of the batch
 
     @property
@@ -116,11 +124,16 @@ class LocalExecutor:
         is_native = self.cache is not None and self.cache.has_native_attention
         return NATIVE_LAUNCHES_PER_LAYER if is_native else LAUNCHES_PER_LAYER
 
+    @property
+    def counters(self) -> Mapping[str, float]:
+        """See Executor."""
+        return {"prompt_rows": float(self.num_prompt_rows), "padding_rows": float(self.num_padding_rows)}
+
     def execute(self, sequences: List[Sequence]) -> Tensor:
         """See Executor. Prompts of unequal length are padded on the right, where causal attention never looks."""
         if self.cache is None:
             return self._forward(sequences, [sequence.tokens for sequence in sequences], None)
-        if sequences[0].slot is not None:
+        if sequences[0].blocks:
             return self._append(self.cache, sequences)
         self.cache.admit(sequences)
         logits = self.prefill(sequences)
@@ -131,7 +144,7 @@ class LocalExecutor:
         """Logits [B, V] of sequences that have slots, with beginnings in some: a pass for each length of those.
 
         Rows of a pass start together, so it ends where its longest prompt does: rows that start apart would be padded
-        beyond that, past the slots' capacity or the last position, and would compute the padding.
+        beyond that, past their blocks or the last position, and would compute the padding.
         """
         assert self.cache is not None
         starts = [sequence.num_cached for sequence in sequences]
@@ -150,6 +163,31 @@ class LocalExecutor:
             sequence.num_cached = sequence.num_tokens
         return logits
 
+    def execute_mixed(self, chunks: List[Chunk], decoding: List[Sequence]) -> Tensor:
+        """See Executor."""
+        assert self.cache is not None  # a sequence whose tokens come in chunks needs a place for the first of them
+        views = [self.cache.view([sequence], num_tokens) for sequence, num_tokens in chunks]
+        tokens = [token for sequence, num_tokens in chunks for token in sequence.uncached[:num_tokens]]
+        ends, is_last = list(accumulate(num_tokens for _, num_tokens in chunks)), [chunk.is_last for chunk in chunks]
+        for view in views:
+            self.shapes[self.phases[0]][StepShape(view.num_new, 1, view.length)] += 1
+        self.num_prompt_rows += len(tokens)
+        if decoding:
+            views.append(self.cache.view(decoding, 1))
+            self.shapes[self.phases[1]][StepShape(1, len(decoding), views[-1].length)] += 1
+            tokens += [sequence.outputs[-1] for sequence in decoding]
+        rows = [end - 1 for end, wanted in zip(ends, is_last, strict=True) if wanted]
+        rows += range(len(tokens) - len(decoding), len(tokens))
+        logits = self.model(
+            torch.tensor([tokens], device=self.device),
+            store=MixedView(views, self.model),
+            last=torch.tensor(rows, dtype=torch.int64, device=self.device),
+        )
+        for sequence, num_tokens in (*chunks, *((sequence, 1) for sequence in decoding)):
+            sequence.num_cached += num_tokens
+        self.cache.keep([chunk.sequence for chunk, wanted in zip(chunks, is_last, strict=True) if wanted])
+        return logits  # type: ignore[no-any-return]
+
     def verify(self, sequences: List[Sequence], drafts: List[list[int]]) -> Tensor:
         """See Executor. Drafts of unequal length are padded on the right."""
         assert self.cache is not None  # without one there is nothing that the drafted tokens could stand behind
@@ -163,11 +201,6 @@ class LocalExecutor:
     def compute(self, tokens: Tensor) -> Tensor:
         """See Executor."""
         return self.model(tokens)  # type: ignore[no-any-return]
-
-    @property
-    def counters(self) -> Mapping[str, float]:
-        """See Executor."""
-        return {}
 
     def complete(self, facts: Mapping[str, Any], cache_folder: Path | None) -> Mapping[str, Any]:
         """See Executor: there is nothing to add."""
@@ -184,7 +217,11 @@ class LocalExecutor:
     ) -> Tensor:
         lengths = [len(row) for row in tokens]
         longest = max(lengths)
-        phase = self.shapes[self.phases[1 if sequences[0].outputs else 0]]
+        is_decoding = bool(sequences[0].outputs)
+        if not is_decoding:
+            self.num_prompt_rows += longest * len(tokens)
+            self.num_padding_rows += longest * len(tokens) - sum(lengths)
+        phase = self.shapes[self.phases[is_decoding]]
         phase[StepShape(longest, len(tokens), longest if view is None else view.length)] += 1
         if view is not None and view.can_attend and (recorded := self._recorded_step(len(tokens))):
             logits = recorded([row[0] for row in tokens], view)

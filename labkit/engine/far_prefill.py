@@ -78,8 +78,7 @@ class FarPrefillExecutor(LocalExecutor):
 
 
 def _copy(source: KVCache, there: Sequence, target: KVCache, here: Sequence, start: int, end: int) -> None:
-    """Copy what a cache holds of tokens `start` to `end` into another's slot."""
-    assert there.slot is not None
-    assert here.slot is not None
+    """Copy what a cache holds of tokens `start`, which begins a block, to `end` into another's blocks."""
+    blocks = slice(start // source.block_size, -(-end // source.block_size))
     if end > start:
-        target.put(here.slot, start, source.read(there.slot, start, end))
+        target.write(here.blocks[blocks], [source.read(block) for block in there.blocks[blocks]])

@@ -12,6 +12,7 @@ from labkit.engine.cache import KVCache
 from labkit.engine.config import EngineConfig
 from labkit.engine.executor import LocalExecutor
 from labkit.engine.mirror import Mirror
+from labkit.engine.sequence import Chunk
 from labkit.engine.shard import Shard, receive
 from labkit.engine.wire import Wire
 from labkit.model.config import ModelConfig
@@ -40,8 +41,10 @@ class Follower:
         config = configure(told["recipe"])
         config.finish(shard).eval()
         cache = config.cache(shard.config, shard.dtype, device) if config.cache else None
-        if config.warm is not None:
-            config.warm(shard)
+        if cache is not None:
+            cache.budget_bytes = None  # the first rank decides who runs
+        for warm in config.warm:
+            warm(shard)
         return cls(shard, cache, LocalExecutor(shard, cache), Mirror(cache))
 
     def do(self, what: int, numbers: list[int]) -> None:
@@ -54,6 +57,8 @@ class Follower:
             split.measured_link(self.shard.wire, self.executor.device)
         elif what == split.COMPUTE:
             self.executor.compute(torch.tensor(numbers[2:], device=self.executor.device).view(*numbers[:2]))
+        elif what == split.MIXED:
+            self._mixed_step(numbers[0], numbers[1], numbers[2:])
         else:
             self._step(what, numbers[0], numbers[1:])
         self.shard.wire.finish()
@@ -66,6 +71,15 @@ class Follower:
                 self.executor.verify(some, guesses)
             else:
                 self.executor.execute(some)
+
+    def _mixed_step(self, microbatches: int, num_chunks: int, numbers: list[int]) -> None:
+        sequences, _ = self.mirror.read(iter(numbers[num_chunks:]))
+        assert self.cache is not None  # continuous batching requires one
+        for sequence in sequences:
+            self.cache.extend(sequence, sequence.num_tokens)
+        chunks = [Chunk(*pair) for pair in zip(sequences, numbers[:num_chunks], strict=False)]
+        for part in split.mixed_parts(chunks, sequences[num_chunks:], microbatches):
+            self.executor.execute_mixed(*part)
 
 
 def announce(wire: Wire, **told: Any) -> None:

@@ -17,7 +17,7 @@ class Narrator:
 
     def told(self, sequences: List[Sequence], drafts: List[list[int]]) -> list[int]:
         """What the others have to know before these sequences are computed; a draft for each, which may be empty."""
-        gone = [index for index, (sequence, _) in self._known.items() if sequence.slot is None]
+        gone = [index for index, (sequence, _) in self._known.items() if not sequence.blocks]
         for index in gone:
             del self._known[index]
         numbers = [self.cache.lookahead if self.cache is not None else 0, len(gone), *gone, len(sequences)]
@@ -30,7 +30,7 @@ class Narrator:
 
     def note(self, sequences: List[Sequence]) -> None:
         """These have been computed: what has room in a cache now stays there until it is released."""
-        self._known |= {one.index: (one, one.num_tokens) for one in sequences if one.slot is not None}
+        self._known |= {one.index: (one, one.num_tokens) for one in sequences if one.blocks}
 
 
 class Mirror:

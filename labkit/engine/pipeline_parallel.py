@@ -14,7 +14,7 @@ from labkit.engine.shard import Merged, Shard, distribute
 from labkit.engine.wire import Wire
 from labkit.model.config import ModelConfig
 from labkit.model.cut import float_layer, span
-from labkit.model.transformer import KVStore, Transformer
+from labkit.model.transformer import KVStore, Transformer, last_rows
 
 
 class Stage(Shard):
@@ -59,14 +59,16 @@ class Stage(Shard):
             x = torch.empty((*tokens.shape, self.config.hidden_size), dtype=self.dtype, device=tokens.device)
             x = self.wire.receive(x, self.wire.rank - 1)
         rotation = self.rotation(store.positions if store is not None else None, tokens.shape[1], x)
-        mask = self.mask(store, x)
+        mask = self.mask(store, tokens.shape[1])
         for block in self.layers:
             x = block(x, rotation, mask, store)
         if not self.is_last:
             self.wire.send(x, self.wire.rank + 1)
-            return self._stand_in(tokens, is_last_only=last is not None)
+            return self._stand_in(tokens.shape if last is None else last.shape, tokens.device)
         if last is not None:
-            x = x[torch.arange(len(x), device=x.device), last]
+            x = last_rows(x, last)
+        if not len(x):
+            return x.new_empty(0, self.config.vocab_size)
         return self.lm_head(self.norm(x))  # type: ignore[no-any-return]
 
     def collected(self, logits: Tensor) -> Tensor:
@@ -78,18 +80,19 @@ class Stage(Shard):
         for part in parts:
             self.wire.receive(part, self.wire.world - 1)
         self._shapes.clear()
+        if not parts:
+            return torch.empty(0, self.config.vocab_size, dtype=self.dtype, device=like.device)
         return torch.cat([part.flatten(0, -2) for part in parts])[logits.squeeze(-1)]
 
     def _sent(self, logits: Tensor) -> Tensor:
         self.wire.send(logits, 0)
         return logits
 
-    def _stand_in(self, tokens: Tensor, *, is_last_only: bool) -> Tensor:
-        shape = tokens.shape[:1] if is_last_only else tokens.shape
+    def _stand_in(self, shape: torch.Size, device: torch.device) -> Tensor:
         start = sum(torch.Size(known[:-1]).numel() for known in self._shapes)
-        if self.wire.rank == 0:
+        if self.wire.rank == 0 and shape.numel():
             self._shapes.append((*shape, self.config.vocab_size))
-        return torch.arange(start, start + shape.numel(), device=tokens.device).view(*shape, 1)
+        return torch.arange(start, start + shape.numel(), device=device).view(*shape, 1)
 
 
 def split(whole: Transformer, stage: Stage) -> None:

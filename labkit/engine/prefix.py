@@ -29,7 +29,7 @@ class PrefixCache:
     """Blocks beside a KVCache, at most `budget_bytes` of them.
 
     Args:
-        cache: whose slots are filled from stored blocks and read into new ones; blocks are stored as it stores them.
+        cache: whose blocks are filled from kept ones, and copied to be kept as it stores them.
         budget_bytes: what all blocks together may take.
         origin: what keys and values depend on besides tokens and layout, by name: the model, the steps that changed it.
         folder: the cache folder, where saved prefixes lie.
@@ -53,14 +53,13 @@ class PrefixCache:
         return {"prefix_hit_tokens": float(self.num_hit_tokens), "prompt_tokens": float(self.num_prompt_tokens)}
 
     def restore(self, sequence: Sequence) -> int:
-        """Copy the longest known beginning of a prompt into its slot; returns its length in tokens.
+        """Copy the longest known beginning of a prompt into its blocks; returns its length in tokens.
 
         The last token is always left to compute, for its logits.
         """
-        assert sequence.slot is not None
         keys = self._known(self._keys(sequence.prompt[:-1]))
         if keys:
-            self.cache.write(sequence.slot, [self._blocks[key] for key in keys])
+            self.cache.write(sequence.blocks[: len(keys)], [self._blocks[key] for key in keys])
             self._use(keys)
         num_tokens = len(keys) * self.cache.block_size
         self.num_hit_tokens += num_tokens
@@ -68,10 +67,8 @@ class PrefixCache:
         return num_tokens
 
     def keep(self, sequence: Sequence) -> None:
-        """Store the full blocks of a prompt that is in its slot, the first ones where not all fit."""
-        slot, size = sequence.slot, self.cache.block_size
-        assert slot is not None
-        self._store(self._keys(sequence.prompt), lambda index: self.cache.read(slot, index * size, (index + 1) * size))
+        """Store the full blocks of a prompt that the cache holds, the first ones where not all fit."""
+        self._store(self._keys(sequence.prompt), lambda index: self.cache.read(sequence.blocks[index]))
 
     def clear(self) -> None:
         """Drop every block."""

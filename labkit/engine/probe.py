@@ -103,7 +103,7 @@ def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> f
         for width in (config.hidden_size, heads * attention.head_dim, 2 * config.intermediate_size)
     )
     rotation = model.rotation(store.positions if store is not None else None, shape.new, x)
-    mask = model.mask(store, x)
+    mask = model.mask(store, shape.new)
 
     def between() -> None:
         y = block.input_layernorm(x)
@@ -149,7 +149,7 @@ def _blocks_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> fl
     like = model.embed_tokens.weight
     x = torch.randn(shape.batch, shape.new, model.config.hidden_size, dtype=model.dtype, device=like.device)
     rotation = model.rotation(store.positions if store is not None else None, shape.new, x)
-    mask = model.mask(store, x)
+    mask = model.mask(store, shape.new)
 
     def blocks() -> None:
         y = x

@@ -30,7 +30,10 @@ class RecordedStep:
         self._x = self._buffer("x", model.config.hidden_size)
         self._normed = self._buffer("normed", model.config.hidden_size)
         self._cos, self._sin = (self._buffer(name, model.config.head_dim) for name in ("cos", "sin"))
-        self._places = torch.zeros(2, batch, dtype=torch.int64)
+        num_columns = -(-model.config.max_positions // cache.block_size)
+        self._tables = torch.zeros(batch, num_columns, dtype=torch.int64)
+        self._lengths = torch.zeros(batch, dtype=torch.int64)
+        self._written_tables, self._written_lengths = self._tables.numpy(), self._lengths.numpy()  # the same memory
         calls = [call for block in _blocks(model) for call in self._block(block)]
         calls += [self._norm(model.norm), *self._product("logits", head, self._normed)[1]]
         self._program = Program(calls)
@@ -42,9 +45,10 @@ class RecordedStep:
 
     def __call__(self, tokens: list[int], view: CacheView) -> Tensor:
         """Logits [B, V] after one token of each sequence, which is stored on the way."""
-        self._places.copy_(view.places)
+        blocks = view.block_rows
+        self._written_lengths[:], self._written_tables[:, : len(blocks[0])] = view.starts, blocks
         for table, angles in zip(self.model.angles(self._x), (self._cos, self._sin), strict=True):
-            torch.index_select(table, 0, self._places[1], out=angles)
+            torch.index_select(table, 0, self._lengths, out=angles)
         torch.index_select(self.model.embed_tokens.weight, 0, torch.tensor(tokens), out=self._x)
         logits = torch.empty(self.batch, self._head.out_features, dtype=self._x.dtype)
         if self.has_products:
@@ -70,7 +74,7 @@ class RecordedStep:
             self._norm(block.input_layernorm),
             *project,
             *self._head_norms(mixer, qkv),
-            attention.attend_call(mixed, qkv, rotation, stored, self._places, window=mixer.window),
+            attention.attend_call(mixed, qkv, rotation, stored, self._tables, self._lengths, window=mixer.window),
             *self._add_product(mixer.o_proj, mixed),
             self._norm(block.post_attention_layernorm),
             *widen,

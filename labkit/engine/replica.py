@@ -16,7 +16,7 @@ Commands and their events, one JSON line each; times are seconds on `time.perf_c
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,26 +73,23 @@ class Replica:
 
     def _serve(self, *, is_more_coming: bool) -> None:
         """Step through requests as they come; waits for commands only while there is nothing to compute."""
-        moved: list[Sequence] = []
+        timeout_s: float | None = None
         while True:
-            for command in self._commands(is_waiting=not moved):
+            for command in self._channel.waiting(timeout_s):
                 match command["command"]:
                     case "request":
                         prompt, num_new = command["prompt"], command["num_new"]
-                        self._engine.scheduler.add(Sequence(command["index"], prompt, num_new, arrival_s=0.0))
+                        now_s = time.perf_counter()
+                        self._engine.scheduler.add(Sequence(command["index"], prompt, num_new, now_s, sent_s=now_s))
                     case "drain":
                         is_more_coming = False
                     case "end":
                         return
-            moved = self._engine.step(is_more_coming=is_more_coming, now_s=time.perf_counter)
-            for sequence in moved:
+            plan = self._engine.step(is_more_coming=is_more_coming, now_s=time.perf_counter)
+            for sequence in plan.sequences:
                 if sequence.is_finished:
                     self._tell(sequence)
-
-    def _commands(self, *, is_waiting: bool) -> Iterator[dict[str, Any]]:
-        if is_waiting:
-            yield next(self._channel.commands())
-        yield from self._channel.waiting()
+            timeout_s = 0.0 if plan.sequences else plan.wait_s(time.perf_counter())
 
     def _tell(self, sequence: Sequence) -> None:
         self._channel.send(

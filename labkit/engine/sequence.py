@@ -1,6 +1,7 @@
 """Sequence: one request on its way through the Engine."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from labkit.core.trace import RequestTrace
 
@@ -9,7 +10,7 @@ from labkit.core.trace import RequestTrace
 class Sequence:
     """Token ids of a request, prompt first, and what happened to it.
 
-    `num_cached` tokens have their keys and values in the cache; `slot` is where they are.
+    `num_cached` tokens have their keys and values in the cache, in `blocks`, one after the other.
     """
 
     index: int
@@ -19,7 +20,7 @@ class Sequence:
     sent_s: float = 0.0
     scheduled_s: float | None = None
     num_cached: int = 0
-    slot: int | None = None
+    blocks: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     output_s: list[float] = field(default_factory=list)
 
@@ -45,6 +46,11 @@ class Sequence:
         return len(self.prompt) + self.max_new_tokens
 
     @property
+    def is_decoding(self) -> bool:
+        """Whether its last output is all that the cache lacks of it."""
+        return bool(self.outputs) and self.num_cached == self.num_tokens - 1
+
+    @property
     def is_finished(self) -> bool:
         """Whether all its outputs are there; end-of-sequence is ignored so that work is equal."""
         return len(self.outputs) >= self.max_new_tokens
@@ -60,3 +66,15 @@ class Sequence:
         return RequestTrace(
             self.arrival_s, self.sent_s, scheduled_s, tuple(self.output_s), tuple(self.outputs), len(self.prompt)
         )
+
+
+class Chunk(NamedTuple):
+    """The next tokens of a sequence that a step computes, of those that the cache lacks; at least one."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the next token of the sequence follows from it."""
+        return self.sequence.num_cached + self.num_tokens == self.sequence.num_tokens

@@ -63,6 +63,7 @@ class Speculative:
     ) -> None:
         self.executor, self.sampler, self.drafter = executor, sampler, drafter
         self.lookahead, self.max_positions = num_tokens, max_positions
+        self.joins_chunks = False
         self.num_drafted = self.num_accepted = self.num_advanced = 0
 
     @property

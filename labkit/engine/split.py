@@ -21,12 +21,12 @@ from labkit.engine.cache import KVCache
 from labkit.engine.engine import weights_bytes
 from labkit.engine.executor import LocalExecutor
 from labkit.engine.mirror import Narrator
-from labkit.engine.sequence import Sequence
+from labkit.engine.sequence import Chunk, Sequence
 from labkit.engine.shard import Shard
 from labkit.engine.wire import Wire
 from labkit.model.transformer import Transformer
 
-BUILD, EXECUTE, VERIFY, COMPUTE, REPORT, RELOCATE, MEASURE, CLOSE = range(8)
+BUILD, EXECUTE, MIXED, VERIFY, COMPUTE, REPORT, RELOCATE, MEASURE, CLOSE = range(9)
 """What the first rank tells the others to do."""
 
 _SHORT, _LONG = 2**8, 2**20  # numbers in an all-reduce: one of latency, one of bandwidth
@@ -53,6 +53,16 @@ class SplitExecutor(LocalExecutor):
         logits = [super(SplitExecutor, self).execute(part) for part in parts(sequences, self.microbatches)]
         return self._whole(logits, sequences)
 
+    def execute_mixed(self, chunks: List[Chunk], decoding: List[Sequence]) -> Tensor:
+        """See Executor. Chunks are a part of their own where there are several."""
+        sequences = [*(chunk.sequence for chunk in chunks), *decoding]
+        told = self._narrator.told(sequences, [[] for _ in sequences])
+        sizes = [num_tokens for _, num_tokens in chunks]
+        self.wire.tell([MIXED, self.microbatches, len(sizes), *sizes, *told])
+        logits = [super(SplitExecutor, self).execute_mixed(*part)
+                  for part in mixed_parts(chunks, decoding, self.microbatches)]  # fmt: skip
+        return self._whole(logits, sequences)
+
     def verify(self, sequences: List[Sequence], drafts: List[list[int]]) -> Tensor:
         """See Executor."""
         self._tell(VERIFY, sequences, drafts)
@@ -68,7 +78,7 @@ class SplitExecutor(LocalExecutor):
     def counters(self) -> Mapping[str, float]:
         """Seconds and bytes of communication so far, and of waiting in a pipeline: means over the ranks."""
         figures = [sum(of_ranks) / len(of_ranks) for of_ranks in zip(*self._report(), strict=True)]
-        counters = {"communication_s": figures[0], "communication_bytes": figures[2]}
+        counters = {**super().counters, "communication_s": figures[0], "communication_bytes": figures[2]}
         return counters | ({"bubble_s": figures[1]} if self.shard.has_bubble else {})
 
     def complete(self, facts: Mapping[str, Any], cache_folder: Path | None) -> Mapping[str, Any]:
@@ -123,6 +133,13 @@ def parts(items: List[Item], num: int) -> list[List[Item]]:
     size, more = divmod(len(items), num)
     starts = [index * size + min(index, more) for index in range(num + 1)]
     return [items[start:stop] for start, stop in pairwise(starts)]
+
+
+def mixed_parts(chunks: List[Chunk], decoding: List[Sequence], num: int) -> list[tuple[List[Chunk], List[Sequence]]]:
+    """A mixed step in up to `num` parts: the chunks, then those that decode; in one, all of it."""
+    if num == 1 or not decoding:
+        return [(chunks, decoding)]
+    return [(chunks, []), *(([], part) for part in parts(decoding, num - 1))]
 
 
 def report(shard: Shard, cache: KVCache | None) -> list[list[float]]:

@@ -258,6 +258,18 @@ def touch(model: nn.Module) -> None:
                     tensor.sum()
 
 
+@torch.no_grad()
+def choose_ahead(model: nn.Module, *, most_rows: int, dtype: torch.dtype) -> None:
+    """Choose the kernels of a finished model for every number of rows up to that many, before any is met.
+
+    A choice holds for all numbers up to the next power of two. `dtype` is that of the activations.
+    """
+    layers = [module for module in model.modules() if isinstance(module, KernelLayer) and len(module.packed) > 1]
+    for layer in {id(layer.alike): layer for layer in layers}.values():
+        for exponent in range((most_rows - 1).bit_length() + 1):
+            layer.multiply(torch.randn(2**exponent, layer.in_features, dtype=dtype, device=layer.device_type))
+
+
 def relocate(model: nn.Module) -> None:
     """Move all weights of a finished model to other memory, tensor by tensor; what shares memory goes on sharing it."""
     rebind(model, copied)

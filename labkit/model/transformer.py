@@ -37,13 +37,13 @@ class KVStore(Protocol):
 
     @property
     def can_attend(self) -> bool:
-        """Whether `attend` works: one new token a sequence, and a kernel for the way they are stored."""
+        """Whether `attend` does all that lies between the projections, what may be seen included."""
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, K, T, D] of the new tokens; returns keys and values of all L tokens, [B, K, L, D]."""
 
-    def attend(self, layer: int, qkv: Tensor, rotation: tuple[Tensor, Tensor], *, window: int | None) -> Tensor:
-        """Rotate and store the new tokens and attend, in one go: [B, 1, H + 2 K, D] → [B, 1, H·D]."""
+    def attend(self, layer: int, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None, *, window: int | None) -> Tensor:
+        """Rotate, if not done yet, and store the new tokens and attend, in one go: [B, T, H + 2 K, D] → [B, T, H·D]."""
 
 
 class Transformer(nn.Module):
@@ -74,18 +74,21 @@ class Transformer(nn.Module):
             tokens: [B, T] int64. Without a store they are whole sequences and each attends to itself and those before
             it.
             store: keys and values of earlier tokens; the new ones are appended.
-            last: [B] index of each sequence's last real token; only its logits are computed.
+            last: [B] index of each sequence's last real token; only its logits are computed. Where one row holds the
+            tokens of several sequences, [M] indices in it, perhaps none.
 
         Returns:
-            [B, T, V], or [B, V] with `last`, in the dtype of the activations.
+            [B, T, V], or [B, V] or [M, V] with `last`, in the dtype of the activations.
         """
         x = self.embed_tokens(tokens)  # [B, T, C]
         rotation = self.rotation(store.positions if store is not None else None, tokens.shape[1], x)
-        mask = self.mask(store, x)
+        mask = self.mask(store, tokens.shape[1])
         for block in self.layers:
             x = block(x, rotation, mask, store)
         if last is not None:
-            x = x[:, -1] if x.shape[1] == 1 else x[torch.arange(len(x), device=x.device), last]
+            x = last_rows(x, last)
+            if not len(x):
+                return x.new_empty(0, self.config.vocab_size)
         x = self.norm(x)
         if hasattr(self, "lm_head"):
             return self.lm_head(x)  # type: ignore[no-any-return]
@@ -106,27 +109,27 @@ class Transformer(nn.Module):
             self._rotations[key] = cos.to(like.device, like.dtype), sin.to(like.device, like.dtype)
         return self._rotations[key]
 
-    def mask(self, store: KVStore | None, x: Tensor) -> Tensor | None:
+    def mask(self, store: KVStore | None, num_tokens: int) -> Tensor | None:
         """Additive mask, or None where plain causal attention shows just what may be seen.
 
         [B or 1, 1, T, L]; where `attend` folds several tokens, with a row for each of their heads: [B or 1, 1, T·G, L].
         """
         if store is not None and store.can_attend:
             return None  # it knows what may be seen
-        num_tokens, window = x.shape[1], self.config.sliding_window
+        window, device = self.config.sliding_window, self.norm.weight.device
         length = num_tokens if store is None else store.length
         is_plain = num_tokens == length or (num_tokens == 1 and store is not None and not store.is_ragged)
         if is_plain and (window is None or length <= window):
             return None
         if store is None:
-            positions = torch.arange(num_tokens, device=x.device)[None]
+            positions = torch.arange(num_tokens, device=device)[None]
         else:
             positions = store.positions
-        distance = positions[:, None, :, None] - torch.arange(length, device=x.device)
+        distance = positions[:, None, :, None] - torch.arange(length, device=device)
         is_hidden = distance < 0
         if window is not None:
             is_hidden |= distance >= window
-        mask = torch.zeros_like(is_hidden, dtype=x.dtype).masked_fill_(is_hidden, -math.inf)
+        mask = torch.zeros_like(is_hidden, dtype=self.dtype).masked_fill_(is_hidden, -math.inf)
         is_folded = 1 < num_tokens <= _FEW_TOKENS
         return mask.repeat_interleave(self.config.num_groups, 2) if is_folded else mask
 
@@ -189,19 +192,11 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Rotate, store and attend: [B, T, H + 2 K, D], which may be overwritten, → [B, T, H·D].
 
-        Without a `rotation` queries and keys are rotated already; a store that can attend rotates them itself.
+        Without a `rotation` queries and keys are rotated already.
         """
-        heads, kv_heads = self.num_heads, self.num_kv_heads
         if store is not None and store.can_attend:
-            assert rotation is not None
             return store.attend(self.index, qkv, rotation, window=self.window)
-        queries_and_keys = qkv[:, :, : heads + kv_heads]
-        if rotation is not None and self.is_native:
-            rows.rotate(queries_and_keys, *rotation)
-        elif rotation is not None:
-            queries_and_keys = rotate(queries_and_keys, *rotation)
-        q, k = torch.split(queries_and_keys, [heads, kv_heads], dim=2)
-        k, v = k.transpose(1, 2), qkv[:, :, heads + kv_heads :].transpose(1, 2)  # [B, K, T, D]
+        q, k, v = rotated(qkv, rotation, num_kv_heads=self.num_kv_heads, is_native=self.is_native)
         if store is not None:
             k, v = store.append(self.index, k, v)
         return attend(q, k, v, mask)
@@ -247,6 +242,28 @@ class RMSNorm(nn.Module):
         if self.is_native:
             return rows.rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def last_rows(x: Tensor, last: Tensor) -> Tensor:
+    """What `last`, see `Transformer.forward`, chooses of [B, T, C]: [B, C] or [M, C]."""
+    return x[:, -1] if x.shape[1] == len(last) == 1 else x[torch.arange(len(x), device=x.device), last]
+
+
+def rotated(
+    qkv: Tensor, rotation: tuple[Tensor, Tensor] | None, *, num_kv_heads: int, is_native: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [B, T, H, D], keys and values [B, K, T, D] of [B, T, H + 2 K, D], which may be overwritten.
+
+    Without a `rotation` they are rotated already.
+    """
+    num_heads = qkv.shape[2] - 2 * num_kv_heads
+    queries_and_keys = qkv[:, :, : num_heads + num_kv_heads]
+    if rotation is not None and is_native:
+        rows.rotate(queries_and_keys, *rotation)
+    elif rotation is not None:
+        queries_and_keys = rotate(queries_and_keys, *rotation)
+    q, k = torch.split(queries_and_keys, [num_heads, num_kv_heads], dim=2)
+    return q, k.transpose(1, 2), qkv[:, :, num_heads + num_kv_heads :].transpose(1, 2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -10,6 +10,8 @@ from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
 from labkit.optimizations.base import Blueprint, Context, Need, Optimization, Slot, knob
 from labkit.optimizations.compile import Compile
+from labkit.optimizations.continuous_batching import ContinuousBatching
+from labkit.optimizations.dynamic_batching import DynamicBatching
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.low_rank import LowRank
 from labkit.optimizations.offload import Offload
@@ -40,6 +42,8 @@ CATALOG: tuple[type[Optimization], ...] = (
     PrefixCache,
     Preload,
     StaticBatching,
+    DynamicBatching,
+    ContinuousBatching,
     Speculative,
     TensorParallel,
     PipelineParallel,

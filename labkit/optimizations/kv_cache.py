@@ -5,8 +5,11 @@ computes one token; without, it computes the whole text so far again. Decoding t
 text, and from compute-bound to bound by reading weights.
 Price: 2 · layers · KV heads · head width · bytes for every token of every running request; int8 halves that against
 16 bits, for one scale a token and head and some rounding.
+Memory is given in blocks of some tokens, wherever they are free (paged), so that requests of any length share it
+without gaps; batching starts as many requests as the budget holds.
 No gain: for a single new token (all prefill), or where memory runs out first.
-Reference: Pope et al. 2022, Efficiently Scaling Transformer Inference; Hooper et al. 2024, KVQuant (rounded caches).
+Reference: Pope et al. 2022, Efficiently Scaling Transformer Inference; Kwon et al. 2023, PagedAttention; Hooper et al.
+2024, KVQuant (rounded caches).
 """
 
 from dataclasses import dataclass, replace
@@ -37,7 +40,8 @@ class KvCache(Optimization):
 
     dtype: str = knob("auto", "dtype of stored keys and values; auto: that of the activations",
                       choices=("auto", *BYTES))  # fmt: skip
-    block_size: int = knob(64, "tokens in a block, the unit in which the cache grows", low=1, high=4096)
+    block_size: int = knob(64, "tokens in a block, the unit in which memory is given to requests", low=1, high=4096)
+    budget_bytes: int = knob(2**36, "memory that running requests may take, in bytes", low=1, high=2**40)
 
     @property
     def is_exact(self) -> bool:
@@ -53,11 +57,20 @@ class KvCache(Optimization):
         from labkit.model.dtypes import DTYPES
 
         dtype = compute_dtype if self.dtype == "auto" else DTYPES[self.dtype]
-        return KVCache(config, dtype=dtype, compute_dtype=compute_dtype, device=device, block_size=self.block_size)
+        return KVCache(
+            config,
+            dtype=dtype,
+            compute_dtype=compute_dtype,
+            device=device,
+            block_size=self.block_size,
+            budget_bytes=self.budget_bytes,
+        )
 
     def cost(self, cost: "DecoderCost") -> "DecoderCost":
         """One token a step instead of all, and the stored ones to read."""
         kv_bytes = cost.activation_bytes if self.dtype == "auto" else BYTES[self.dtype]
         if self.dtype == "int8":
             kv_bytes += SCALE_BYTES / cost.config.head_dim
-        return replace(cost, is_cached=True, kv_bytes=kv_bytes, block_size=self.block_size)
+        return replace(
+            cost, is_cached=True, kv_bytes=kv_bytes, block_size=self.block_size, kv_budget_bytes=self.budget_bytes
+        )

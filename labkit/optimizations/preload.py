@@ -58,7 +58,7 @@ class Preload(Optimization):
         """Have the engine read its weights, and fill its prefix cache."""
         from labkit.model.linear import touch
 
-        config = replace(config, warm=touch)
+        config = replace(config, warm=(*config.warm, touch))
         if not self.prefix:
             return config
         assert config.prefixes is not None  # prefix_cache is its partner and comes before it

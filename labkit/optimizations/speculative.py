@@ -77,6 +77,7 @@ class Speculative(Optimization):
             draft = open_draft(self.draft, source=source, model=model)
         assert config.cache is not None  # kv_cache is required
         cache = config.cache(draft.config, draft.dtype, str(model.embed_tokens.weight.device))
+        cache.budget_bytes = None  # which requests run is decided by the model's own cache
         return DraftModel(draft, cache, config.sampler)
 
     def cost(self, cost: "DecoderCost") -> "DecoderCost":

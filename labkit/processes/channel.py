@@ -10,6 +10,7 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from labkit.core.errors import LabkitError, UsageError, WorkerDied
@@ -34,8 +35,10 @@ class Channel:
         while True:
             yield self._commands.get()
 
-    def waiting(self) -> Iterator[dict[str, Any]]:
-        """Commands that are here already. Never waits."""
+    def waiting(self, timeout_s: float | None = 0.0) -> Iterator[dict[str, Any]]:
+        """Commands that are here, or will be within `timeout_s`, None for whenever; waits for the first one only."""
+        with suppress(queue.Empty):
+            yield self._commands.get(timeout=timeout_s)
         while not self._commands.empty():
             yield self._commands.get()
 

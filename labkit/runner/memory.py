@@ -80,7 +80,8 @@ def _weights_bytes(cost: "DecoderCost") -> int:
 
 
 def _cache_bytes(cost: "DecoderCost") -> int:
-    return int(max(phase.bytes_by_kind.get("kv_cache", 0.0) for phase in cost.phases().phases.values()))
+    most = max(phase.bytes_by_kind.get("kv_cache", 0.0) for phase in cost.phases().phases.values())
+    return int(min(most, cost.kv_budget_bytes))
 
 
 def peer_need(peer: Recipe, config: "ModelConfig", *, device: str) -> Need:

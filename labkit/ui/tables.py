@@ -154,6 +154,15 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
             _bubble,
         ),
         (
+            Column(
+                "batch",
+                "sequences in a decoding step, mean; below it the share of padding in what was computed for prompts, "
+                "and requests that gave their memory back and were computed again",
+                is_speed=False,
+            ),
+            _batching,
+        ),
+        (
             Column("memory", "peak memory of the measuring process; below it the bytes of the weights", is_speed=False),
             _memory,
         ),
@@ -197,6 +206,15 @@ def _communication(run: Run) -> Cell:
 def _bubble(run: Run) -> Cell:
     share = value(run, "bubble_share")
     return Cell() if share is None else Cell(units.percent(share))
+
+
+def _batching(run: Run) -> Cell:
+    batch, padding, preemptions = (value(run, name) for name in ("batch_mean", "padding_rate", "preemptions"))
+    if batch is None:
+        return Cell()
+    notes = [f"{units.percent(padding)} padding"] if padding else []
+    notes += [f"{units.number(preemptions)} preemptions a pass"] if preemptions else []
+    return Cell(units.number(batch), ", ".join(notes))
 
 
 def _memory(run: Run) -> Cell:

@@ -35,7 +35,9 @@ def test_a_block_that_adds_nothing_has_no_influence(
     assert abs(found["layers.1"]) < 1e-6
     assert all(0.01 < found[name] < 2 for name in ("layers.0", "layers.2"))
     x = model.embed_tokens(tokens)
-    cosines = torch.cosine_similarity(x, model.layers[0](x, model.rotation(None, 12, x), model.mask(None, x), None), -1)
+    cosines = torch.cosine_similarity(
+        x, model.layers[0](x, model.rotation(None, 12, x), model.mask(None, 12), None), -1
+    )
     torch.testing.assert_close(found["layers.0"], 1 - cosines.mean())
 
 

@@ -15,7 +15,7 @@ from labkit.engine.sampler import TopP
 from labkit.engine.speculative import Speculative
 from labkit.optimizations import bind
 from labkit.optimizations.build import build_engine
-from tests.conftest import write_tiny_model
+from tests.conftest import timeless, write_tiny_model
 
 MakeEngine = Callable[[str], Engine]
 
@@ -61,7 +61,7 @@ def test_no_follower_outlives_its_sequence(make_engine: MakeEngine) -> None:
     engine.serve(engine.prepare(mixed_lengths()))
     drafter = drafter_of(engine)
     assert drafter.followers == {}
-    assert len(drafter.cache.free_slots) == drafter.cache.num_slots > 0
+    assert drafter.cache.num_blocks > drafter.cache.num_used_blocks == 0
 
 
 def test_half_of_the_model_adds_no_weights_and_another_model_does(make_engine: MakeEngine, tiny_model: str) -> None:
@@ -84,7 +84,7 @@ def test_weights_of_the_draft_move_with_those_of_the_target(make_engine: MakeEng
         assert weights_bytes(engine._models()) == size
         again = engine.serve(engine.prepare(mixed_lengths()))
         assert again.checksum == expected.checksum
-        assert again.counters == expected.counters
+        assert timeless(again.counters) == timeless(expected.counters)
 
 
 @pytest.mark.parametrize(("prompt_tokens", "can_draft"), [(10, True), (60, False)])

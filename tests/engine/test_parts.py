@@ -1,11 +1,10 @@
-"""Scheduler, sampler and cache, each alone."""
+"""Sampler and cache, each alone."""
 
 import pytest
 import torch
 
 from labkit.engine.cache import KVCache
 from labkit.engine.sampler import Greedy, TopP
-from labkit.engine.scheduler import OneAtATime, StaticBatch
 from labkit.engine.sequence import Sequence
 from labkit.model.config import ModelConfig
 
@@ -17,38 +16,6 @@ CONFIG = ModelConfig(
 
 def sequence(index: int = 0, *, prompt: int = 3, new: int = 2) -> Sequence:
     return Sequence(index, [1] * prompt, new, 0.0)
-
-
-def test_a_static_batch_waits_until_it_is_full() -> None:
-    scheduler = StaticBatch(2)
-    scheduler.add(sequence(0))
-    assert scheduler.schedule(is_more_coming=True) == []
-    scheduler.add(sequence(1))
-    assert len(scheduler.schedule(is_more_coming=True)) == 2
-
-
-def test_a_static_batch_starts_short_when_nothing_more_will_come() -> None:
-    scheduler = StaticBatch(4)
-    scheduler.add(sequence())
-    assert len(scheduler.schedule(is_more_coming=False)) == 1
-
-
-def test_a_static_batch_leaves_together() -> None:
-    scheduler = StaticBatch(2)
-    short, long = sequence(0, new=1), sequence(1, new=2)
-    scheduler.add(short), scheduler.add(long)
-    scheduler.schedule(is_more_coming=False)
-    short.append(1, 0.1), long.append(1, 0.1)
-    assert scheduler.retire() == []
-    assert scheduler.schedule(is_more_coming=False) == [long]
-    long.append(1, 0.2)
-    assert scheduler.retire() == [short, long]
-
-
-def test_one_at_a_time_is_a_batch_of_one() -> None:
-    scheduler = OneAtATime()
-    scheduler.add(sequence(0)), scheduler.add(sequence(1))
-    assert [item.index for item in scheduler.schedule(is_more_coming=True)] == [0]
 
 
 def test_greedy_takes_the_likeliest_and_the_lowest_of_equals() -> None:
@@ -83,14 +50,14 @@ def test_the_cache_grows_in_blocks_and_keeps_what_it_holds() -> None:
     cache = make_cache()
     first = sequence(prompt=3, new=2)
     cache.admit([first])
-    assert cache.capacity == 8
+    assert first.blocks == [0, 1]
     keys = torch.randn(1, 1, 3, 4)
     cache.view([first], 3).append(1, keys, keys)
     second = sequence(prompt=10, new=7)
     cache.admit([second])
-    assert (cache.capacity, cache.num_slots) == (20, 2)
-    assert torch.equal(cache.layers[1][0][0, :, :3], keys[0])
-    assert cache.num_bytes == cache.num_slots * 5 * cache.block_bytes
+    assert second.blocks == [2, 3, 4, 5, 6]
+    assert torch.equal(cache.layers[1][0][:, 0, :3], keys[0])
+    assert cache.num_bytes == 7 * cache.block_bytes
 
 
 def test_poisoned_memory_never_reaches_attention() -> None:
@@ -119,13 +86,76 @@ def test_ragged_sequences_append_at_their_own_length() -> None:
     assert torch.equal(keys[1, :, 2], new[1, :, 0])
 
 
-def test_released_slots_are_used_again() -> None:
+def test_released_blocks_are_used_again() -> None:
     cache = make_cache()
     pair = [sequence(0), sequence(1)]
     cache.admit(pair)
     cache.release(pair)
     cache.admit([sequence(2), sequence(3)])
-    assert cache.num_slots == 2
+    assert cache.num_used_blocks == cache.num_blocks == 4
+
+
+def test_blocks_that_lie_anywhere_hold_what_those_in_a_row_hold() -> None:
+    in_row, scattered = make_cache(), make_cache()
+    batches = []
+    for cache in (in_row, scattered):
+        batch = [sequence(0, prompt=5, new=6), sequence(1, prompt=5, new=6)]
+        cache.admit(batch)
+        batches.append(batch)
+    for one in batches[1]:
+        one.blocks = one.blocks[::-1]
+    for num_cached, num_new in ((0, 5), (5, 1), (6, 4)):
+        new = torch.randn(2, 1, num_new, 4)
+        for one in (*batches[0], *batches[1]):
+            one.num_cached = num_cached
+        first, second = (cache.view(batch, num_new).append(1, new, -new)
+                         for cache, batch in zip((in_row, scattered), batches, strict=True))  # fmt: skip
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+        assert torch.equal(first[0][:, :, num_cached:], new)
+    kept = [in_row.read(block) for block in batches[0][0].blocks]
+    scattered.write(batches[1][1].blocks, kept)
+    assert all(
+        torch.equal(mine, theirs)
+        for block, other in zip(batches[1][1].blocks, kept, strict=True)
+        for mine, theirs in zip(scattered.read(block), other, strict=True)
+    )
+
+
+def test_a_sequence_grows_block_by_block_until_the_budget_is_used_up() -> None:
+    block_bytes = make_cache().block_bytes
+    cache = KVCache(
+        CONFIG,
+        dtype=torch.float32,
+        compute_dtype=torch.float32,
+        device="cpu",
+        block_size=4,
+        budget_bytes=5 * block_bytes + 1,
+    )
+    first, second = sequence(0, prompt=5, new=30), sequence(1, prompt=4, new=30)
+    assert cache.extend(first, 5)
+    assert cache.extend(second, 4)
+    assert cache.extend(first, 8)
+    assert (first.blocks, second.blocks) == ([0, 1], [2])
+    assert not cache.extend(second, 16)
+    assert second.blocks == [2]
+    assert cache.extend(second, 12)
+    assert cache.num_used_blocks == cache.max_blocks == 5
+    assert not cache.extend(first, 9)
+    assert cache.num_bytes <= cache.budget_bytes  # type: ignore[operator]
+    cache.release([second])
+    assert cache.extend(first, 9)
+
+
+def test_memory_beyond_the_budget_is_given_back_once_nothing_is_stored() -> None:
+    cache = make_cache()
+    cache.budget_bytes = 2 * cache.block_bytes
+    batch = [sequence(0), sequence(1)]
+    cache.admit(batch)
+    assert cache.num_bytes == 4 * cache.block_bytes
+    cache.release(batch)
+    assert cache.num_bytes == 0
+    assert cache.extend(batch[0], 8)
 
 
 def test_rounded_keys_and_values_come_back_within_half_a_step() -> None:
@@ -165,7 +195,7 @@ def test_a_lookahead_is_room_beyond_the_last_token() -> None:
     cache.lookahead = 5
     pair = [sequence(0, prompt=5, new=3), sequence(1, prompt=2, new=1)]
     cache.admit(pair)
-    assert cache.capacity == 16  # 13 in blocks of 4
+    assert [len(one.blocks) for one in pair] == [4, 4]  # 13 tokens in blocks of 4
     pair[0].num_cached, pair[1].num_cached = 7, 2
     new = torch.randn(2, 1, 6, 4)
     view = cache.view(pair, 6)

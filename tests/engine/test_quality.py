@@ -42,7 +42,7 @@ def test_scoring_leaves_the_cache_free(make_engine: MakeEngine) -> None:
     engine = make_engine("kv_cache")
     engine.quality("quick")
     assert engine.cache is not None
-    assert len(engine.cache.free_slots) == engine.cache.num_slots
+    assert engine.cache.num_used_blocks == 0
 
 
 def test_random_shapes_have_no_quality(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +117,8 @@ def test_a_broken_prefix_cache_fails_the_proof(make_engine: MakeEngine, monkeypa
 
     write = KVCache.write
 
-    def halved(self: KVCache, slot: int, blocks: list[Block]) -> None:
-        write(self, slot, [tuple(part * 0.5 for part in block) for block in blocks])
+    def halved(self: KVCache, table: list[int], blocks: list[Block]) -> None:
+        write(self, table, [tuple(part * 0.5 for part in block) for block in blocks])
 
     monkeypatch.setattr(KVCache, "write", halved)
     candidate = make_engine("kv_cache + prefix_cache")

@@ -152,7 +152,7 @@ def test_right_drafts_are_all_accepted_and_counted(make_engine: MakeEngine) -> N
     trace = served(engine, workload)
     assert outputs(trace) == expected
     # the first token is prefill's; then 4 drafted and one more, twice
-    assert trace.counters == {"steps": 3, "drafted": 8, "accepted": 8}
+    assert [trace.counters[name] for name in ("steps", "drafted", "accepted")] == [3, 8, 8]
     assert len(set(trace.requests[0].output_s)) == 3  # tokens of one step are there at one time
 
 
@@ -217,7 +217,7 @@ def test_a_pass_that_breaks_off_leaves_the_engine_usable(
             served(engine, repetitive())
     assert outputs(served(engine, repetitive())) == expected
     assert engine.cache is not None
-    assert len(engine.cache.free_slots) == engine.cache.num_slots
+    assert engine.cache.num_used_blocks == 0
 
 
 def test_quality_is_that_of_the_cache_alone(make_engine: MakeEngine) -> None:

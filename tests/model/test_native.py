@@ -219,26 +219,28 @@ def test_rotation_is_that_of_torch(num_tokens: int, width: int, batch_of_angles:
 def test_attention_of_one_token_is_that_of_torch(
     heads: int, kv_heads: int, width: int, window: int | None, dtype: torch.dtype
 ) -> None:
-    """Sequences of unequal length in slots out of order, beside the same worked out in double precision."""
-    lengths, slots = [0, 5, 150, 63], [3, 0, 4, 1]
-    stored = tuple(torch.randn(5, kv_heads, 200, width).to(dtype) for _ in range(2))
+    """Sequences of unequal length in blocks out of order, beside the same worked out in double precision."""
+    lengths, size = torch.tensor([0, 5, 150, 63]), 24
+    tables = torch.randperm(40)[: 4 * 7].view(4, 7)
+    stored = tuple(torch.randn(kv_heads, 40, size, width).to(dtype) for _ in range(2))
     qkv = torch.randn(4, 1, heads + 2 * kv_heads, width).to(dtype)
     cos, sin = (torch.randn(4, 1, 1, width).to(dtype) for _ in range(2))
     before = [tensor.clone() for tensor in stored]
-    actual = attention.attend(qkv, (cos, sin), stored, torch.tensor((slots, lengths)), window=window)
+    actual = attention.attend(qkv, (cos, sin), stored, tables, lengths, window=window)
     x = qkv.double()
     turned = x * cos.double() + x.roll(width // 2, -1) * sin.double()
-    for b, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
-        torch.testing.assert_close(stored[0][slot, :, length], turned[b, 0, heads : heads + kv_heads].to(dtype))
-        assert torch.equal(stored[1][slot, :, length], qkv[b, 0, heads + kv_heads :])
+    for b, (table, length) in enumerate(zip(tables, lengths.tolist(), strict=True)):
+        at = table[length // size], length % size
+        torch.testing.assert_close(stored[0][:, *at], turned[b, 0, heads : heads + kv_heads].to(dtype))
+        assert torch.equal(stored[1][:, *at], qkv[b, 0, heads + kv_heads :])
         first = max(0, length + 1 - window) if window else 0
-        keys, values = (tensor[slot, :, first : length + 1].double().repeat_interleave(heads // kv_heads, 0)
-                        for tensor in stored)  # fmt: skip
+        keys, values = (tensor[:, table].flatten(1, 2)[:, first : length + 1].double()
+                        .repeat_interleave(heads // kv_heads, 0) for tensor in stored)  # fmt: skip
         weights = ((turned[b, 0, :heads, None] * keys).sum(-1) / width**0.5).softmax(-1)
         expected = (weights[..., None] * values).sum(1)
         assert relative_error(actual[b, 0].view(heads, width), expected) < {torch.float32: 1e-6}.get(dtype, 5e-3)
         for tensor, old in zip(stored, before, strict=True):  # nothing else was touched
-            old[slot, :, length] = tensor[slot, :, length]
+            old[:, *at] = tensor[:, *at]
     assert all(torch.equal(tensor, old) for tensor, old in zip(stored, before, strict=True))
 
 
@@ -248,26 +250,25 @@ def test_attention_of_one_token_is_that_of_torch(
 def test_attention_over_rounded_keys_and_values_is_that_over_what_they_stand_for(
     heads: int, kv_heads: int, width: int, dtype: torch.dtype
 ) -> None:
-    keys, values = (torch.randn(2, kv_heads, 100, width) for _ in range(2))
+    keys, values = (torch.randn(kv_heads, 2, 100, width) for _ in range(2))  # two blocks of 100 tokens
     (key_codes, key_scales), (value_codes, value_scales) = round_vectors(keys), round_vectors(values)
     qkv = torch.randn(2, 1, heads + 2 * kv_heads, width).to(dtype)
     rotation = torch.ones(2, 1, 1, width).to(dtype), torch.zeros(2, 1, 1, width).to(dtype)
     stored = (key_codes, value_codes, key_scales, value_scales)
-    places = torch.tensor(((0, 1), (70, 3)))
-    actual = attention.attend(qkv, rotation, stored, places, window=None)
+    actual = attention.attend(qkv, rotation, stored, torch.tensor([[0], [1]]), torch.tensor([70, 3]), window=None)
     for b, length in enumerate((70, 3)):
         new_keys, new_values = qkv[b, 0, heads : heads + kv_heads], qkv[b, 0, heads + kv_heads :]
         for codes, scales, new in ((key_codes, key_scales, new_keys), (value_codes, value_scales, new_values)):
             expected_codes, expected_scales = round_vectors(new)
-            assert torch.equal(codes[b, :, length], expected_codes)  # stored on the way, as torch rounds
-            torch.testing.assert_close(scales[b, :, length], expected_scales)
+            assert torch.equal(codes[:, b, length], expected_codes)  # stored on the way, as torch rounds
+            torch.testing.assert_close(scales[:, b, length], expected_scales)
     as_floats = tuple(
         (codes * scales[..., None]) for codes, scales in ((key_codes, key_scales), (value_codes, value_scales))
     )
     q = qkv[:, :, :heads].double()
     for b, length in enumerate((70, 3)):
         all_keys, all_values = (
-            part[b, :, : length + 1].double().repeat_interleave(heads // kv_heads, 0) for part in as_floats
+            part[:, b, : length + 1].double().repeat_interleave(heads // kv_heads, 0) for part in as_floats
         )
         weights = ((q[b, 0, :, None] * all_keys).sum(-1) / width**0.5).softmax(-1)
         expected = (weights[..., None] * all_values).sum(1)
@@ -303,13 +304,14 @@ def test_rounded_activations_that_are_no_numbers_spoil_their_row_only(value: flo
 
 @pytest.mark.usefixtures("compiled")
 def test_many_stored_tokens_are_shared_between_threads() -> None:
-    stored = tuple(torch.randn(1, 4, 3000, 64) for _ in range(2))
+    stored = tuple(torch.randn(4, 30, 100, 64) for _ in range(2))
+    tables, lengths = torch.randperm(30)[None], torch.tensor([2999])
     qkv, rotation = torch.randn(1, 1, 16, 64), (torch.ones(1, 1, 1, 64), torch.zeros(1, 1, 1, 64))
     results = []
     for threads in (1, 2):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        results.append(attention.attend(qkv, rotation, stored, torch.tensor(((0,), (2999,))), window=None))
+        results.append(attention.attend(qkv, rotation, stored, tables, lengths, window=None))
         torch.set_num_threads(before)
     assert torch.equal(*results)
 

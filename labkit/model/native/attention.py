@@ -21,7 +21,8 @@ def attend(
     qkv: Tensor,
     rotation: tuple[Tensor, Tensor],
     stored: tuple[Tensor, ...],
-    places: Tensor,
+    tables: Tensor,
+    lengths: Tensor,
     *,
     window: int | None,
 ) -> Tensor:
@@ -30,18 +31,19 @@ def attend(
     Args:
         qkv: [B, 1, heads + 2 · KV heads, D], queries first, not rotated.
         rotation: cos and signed sin, each [B or 1, 1, 1, D].
-        stored: keys and values, each [slots, KV heads, capacity, D] in the dtype of qkv; or as int8, followed by their
-            scales, each fp32 [slots, KV heads, capacity]. Written in place.
-        places: int64 [2, B]: each sequence's slot and the tokens that are stored of it.
+        stored: keys and values, each [KV heads, blocks, tokens of a block, D] in the dtype of qkv; or as int8, followed
+            by their scales, each fp32 [KV heads, blocks, tokens of a block]. Written in place.
+        tables: int64 [B, columns]: the blocks that each sequence lies in, in order; beyond its last, anything.
+        lengths: int64 [B]: the tokens that are stored of each.
         window: tokens that may be seen, the new one included; None: all.
 
     Returns:
         [B, 1, heads · D].
     """
     qkv = qkv.contiguous()
-    num_heads = qkv.shape[2] - 2 * stored[0].shape[1]
+    num_heads = qkv.shape[2] - 2 * stored[0].shape[0]
     y = torch.empty((len(qkv), 1, num_heads * qkv.shape[3]), dtype=qkv.dtype)
-    call(*attend_call(y, qkv, rotation, stored, places, window=window))
+    call(*attend_call(y, qkv, rotation, stored, tables, lengths, window=window))
     return y
 
 
@@ -50,14 +52,15 @@ def attend_call(
     qkv: Tensor,
     rotation: tuple[Tensor, Tensor],
     stored: tuple[Tensor, ...],
-    places: Tensor,
+    tables: Tensor,
+    lengths: Tensor,
     *,
     window: int | None,
 ) -> Call:
     """Describes the call of `attend`, for a `Program`."""
     keys, values, *scales = stored
     batch, _, num, width = qkv.shape
-    num_kv_heads, capacity = keys.shape[1:3]
+    num_kv_heads, num_blocks, block_size = keys.shape[:3]
     cos, sin = rotation
     return (
         "labkit_attend",
@@ -68,12 +71,15 @@ def attend_call(
         keys,
         values,
         *(scales or (None, None)),
-        *places,
+        tables,
+        lengths,
         batch,
         num - 2 * num_kv_heads,
         num_kv_heads,
         width,
-        capacity,
+        num_blocks,
+        block_size,
+        tables.shape[1],
         window or 0,
         width if cos.shape[0] > 1 else 0,
         qkv.dtype is torch.bfloat16,

@@ -27,7 +27,7 @@ _SOURCES = tuple(
 _HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "product.h", "kernels.h"))
 # no -fopenmp: the sources take the threads of the OpenMP runtime that torch loaded, whichever that is
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
-_TIMEOUT_S = 60
+_TIMEOUT_S = 180  # five are enough, but not on a machine with much else to do
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 
 SIGNATURES = {
@@ -40,7 +40,7 @@ SIGNATURES = {
     "labkit_swiglu": [_POINTER] * 2 + [_LONG] * 2 + [_INT] * 2,
     "labkit_add": [_POINTER] * 3 + [_LONG] * 3 + [_INT] * 2,
     "labkit_rotate": [_POINTER] * 3 + [_LONG] * 6 + [_INT] * 2,
-    "labkit_attend": [_POINTER] * 10 + [_LONG] * 7 + [_INT] * 2,
+    "labkit_attend": [_POINTER] * 10 + [_LONG] * 9 + [_INT] * 2,
 }
 """Arguments of the kernels, the last of which is the number of threads, in the order of `enum kernel` in program.c."""
 

@@ -21,5 +21,5 @@ int labkit_rotate(void *x, const void *cos, const void *sin, long rows, long tok
                   long width, int is_bf16, int threads);
 /* attention.c */
 int labkit_attend(void *y, const void *qkv, const void *cos, const void *sin, void *keys, void *values, void *key_scales,
-                  void *value_scales, const void *slots, const void *lengths, long batch, long heads, long kv_heads,
-                  long width, long capacity, long window, long turn, int is_bf16, int threads);
+                  void *value_scales, const void *tables, const void *lengths, long batch, long heads, long kv_heads,
+                  long width, long blocks, long block, long columns, long window, long turn, int is_bf16, int threads);

@@ -13,7 +13,7 @@ typedef union Word {
 
 typedef struct Call {
     long kernel;
-    Word args[18];
+    Word args[20];
 } Call;
 
 #define P(i) a[i].p
@@ -33,7 +33,7 @@ static int replayed(const Call *call, int threads) {
     case ROTATE: return labkit_rotate(P(0), P(1), P(2), N(3), N(4), N(5), N(6), N(7), N(8), (int)N(9), threads);
     case ATTEND:
         return labkit_attend(P(0), P(1), P(2), P(3), P(4), P(5), P(6), P(7), P(8), P(9), N(10), N(11), N(12), N(13), N(14),
-                             N(15), N(16), (int)N(17), threads);
+                             N(15), N(16), N(17), N(18), (int)N(19), threads);
     }
     return -1;
 }

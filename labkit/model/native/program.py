@@ -8,7 +8,7 @@ from torch import Tensor
 from labkit.model.native.build import SIGNATURES, Call, library
 
 _NUMBERS = {name: number for number, name in enumerate(SIGNATURES)}
-_MOST_ARGUMENTS = 18  # as in program.c
+_MOST_ARGUMENTS = 20  # as in program.c
 
 
 class _Word(ctypes.Union):
