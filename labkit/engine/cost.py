@@ -31,7 +31,7 @@ VERIFY_LAUNCHES_PER_LAYER = 41
 COPY_LAUNCHES_PER_LAYER = 2
 """What copying stored keys and values into a slot adds."""
 
-LAUNCHES_OUTSIDE = 14
+LAUNCHES_OUTSIDE = 12
 """Operations of a step outside the blocks: input tensors, embedding, rotation, norm, head, sampling."""
 
 

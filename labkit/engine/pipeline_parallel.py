@@ -68,7 +68,7 @@ class Stage(Shard):
         if last is not None:
             x = last_rows(x, last)
         if not len(x):
-            return x.new_empty(0, self.config.vocab_size)
+            return x.new_empty(0, self.config.vocab_size)  # type: ignore[no-any-return]
         return self.lm_head(self.norm(x))  # type: ignore[no-any-return]
 
     def collected(self, logits: Tensor) -> Tensor:

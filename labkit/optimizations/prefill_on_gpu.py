@@ -10,6 +10,7 @@ memory for decoding, too, since it is faster at both.
 Reference: Patel et al. 2024, Splitwise, and Zhong et al. 2024, DistServe (prefill and decode on different machines).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +32,9 @@ class PrefillOnGpu(Optimization):
     needs: ClassVar[tuple[Need, ...]] = (CUDA,)
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     requires: ClassVar[tuple[str, ...]] = ("kv_cache",)
+    conflicts: ClassVar[Mapping[str, str]] = {
+        "continuous_batching": "it computes prompts in chunks beside decoding, in one step on one device"
+    }
 
     def configure(self, config: "EngineConfig") -> "EngineConfig":
         """Give the engine a second model, and the executor that knows both."""

@@ -57,7 +57,7 @@ def test_the_answer_is_that_of_one_device(make_engine: MakeEngine, others: str) 
     assert far.shapes["prefill"].total() >= 2
     assert not far.shapes["decode"]
     assert not engine.executor.shapes["prefill"]
-    assert len(far.cache.free_slots) == far.cache.num_slots
+    assert far.cache.num_used_blocks == 0
 
 
 @pytest.mark.usefixtures("cpu_is_far")
@@ -86,7 +86,7 @@ def test_what_breaks_off_leaves_no_guest_behind(make_engine: MakeEngine, monkeyp
             served(engine)
     assert served(engine) == expected
     assert engine.executor.far.cache is not None
-    assert len(engine.executor.far.cache.free_slots) == engine.executor.far.cache.num_slots
+    assert engine.executor.far.cache.num_used_blocks == 0
 
 
 def test_prefill_is_held_against_the_gpu_and_decoding_against_the_cpu() -> None:

@@ -78,8 +78,8 @@ def test_a_broken_cache_fails_the_proof(make_engine: MakeEngine, monkeypatch: py
 
     append = CacheView._append
 
-    def late(self: CacheView, stored: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        return append(self, stored, new) * 0.5  # a wrong scale, as a forgotten dequantization would leave
+    def late(self: CacheView, layer: int, part: int, new: torch.Tensor) -> torch.Tensor:
+        return append(self, layer, part, new) * 0.5  # a wrong scale, as a forgotten dequantization would leave
 
     baseline, candidate = make_engine(""), make_engine("kv_cache")
     monkeypatch.setattr(CacheView, "_append", late)
