@@ -2,6 +2,6 @@
 
 They serve the steps that decode a few tokens, where reading the weights is the work and each operation that torch
 dispatches costs more than it does, and what lies between the products of any step. `build` compiles, `products`
-multiplies by weights, `rows` does what concerns each token alone, `attention` what a new token sees, and `program`
-replays calls of them that were recorded.
+multiplies by weights, `rows` does what concerns each token alone, `attention` what a new token sees, `recurrence` all
+the steps of a recurrent layer, and `program` replays calls of them that were recorded.
 """

@@ -23,3 +23,7 @@ int labkit_rotate(void *x, const void *cos, const void *sin, long rows, long tok
 int labkit_attend(void *y, const void *qkv, const void *cos, const void *sin, void *keys, void *values, void *key_scales,
                   void *value_scales, const void *tables, const void *lengths, long batch, long heads, long kv_heads,
                   long width, long blocks, long block, long columns, long window, long turn, int is_bf16, int threads);
+/* recurrence.c */
+int labkit_recur(void *y, const void *ids, const void *inputs, const void *scales, const void *recurrent,
+                 const void *bias, long batch, long tokens, long hidden, long cell, long is_table, int format,
+                 int threads);

@@ -3,7 +3,7 @@
  */
 #include "kernels.h"
 
-enum kernel { FLOAT, INT8, INT4, INT8_INT8, INT4_INT8, RMS_NORM, SWIGLU, ADD, ROTATE, ATTEND };
+enum kernel { FLOAT, INT8, INT4, INT8_INT8, INT4_INT8, RMS_NORM, SWIGLU, ADD, ROTATE, ATTEND, RECUR };
 
 typedef union Word {
     void *p;
@@ -34,6 +34,8 @@ static int replayed(const Call *call, int threads) {
     case ATTEND:
         return labkit_attend(P(0), P(1), P(2), P(3), P(4), P(5), P(6), P(7), P(8), P(9), N(10), N(11), N(12), N(13), N(14),
                              N(15), N(16), N(17), N(18), (int)N(19), threads);
+    case RECUR:
+        return labkit_recur(P(0), P(1), P(2), P(3), P(4), P(5), N(6), N(7), N(8), N(9), N(10), (int)N(11), threads);
     }
     return -1;
 }

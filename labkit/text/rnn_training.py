@@ -1,0 +1,104 @@
+"""Training of RNN classifiers in torch, seeded and stopped early; the weights then serve Keras and torch alike.
+
+python -m labkit.text.rnn_training < {"corpus": …, "training": …, "path": …}
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from labkit.text.corpus import Corpus
+from labkit.text.rnn_torch import RnnModule
+from labkit.text.rnn_trained import TrainedRnn, Training
+from labkit.text.vocabulary import PADDING, UNKNOWN, Vocabulary
+
+_VALIDATION_SHARE = 0.1
+_MAX_GRADIENT = 1.0
+_WEIGHT_DECAY = 0.01
+_EMBEDDING_SCALE = 0.1  # of what torch draws: words begin alike
+
+
+def train(corpus: Corpus, training: Training) -> TrainedRnn:
+    """Train on these texts until the validation loss has not improved for `patience` epochs; the best epoch stays."""
+    vocabulary = Vocabulary.of(corpus.texts, size=training.vocabulary)
+    classes = {topic: number for number, topic in enumerate(corpus.topics)}
+    ids = torch.from_numpy(vocabulary.encode(corpus.texts, length=training.length)).long()
+    labels = torch.tensor([classes[label] for label in corpus.labels])
+    generator = torch.Generator().manual_seed(training.seed)
+    order = torch.randperm(len(ids), generator=generator)
+    num_validation = max(1, round(_VALIDATION_SHARE * len(ids)))
+    validation, rest = order[:num_validation], order[num_validation:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        module = _fresh(training, len(classes))
+        optimizer = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=_WEIGHT_DECAY)
+        best, best_loss, num_worse = copy.deepcopy(module), float("inf"), 0
+        for _ in range(training.max_epochs):
+            for rows in torch.split(rest[torch.randperm(len(rest), generator=generator)], training.batch):
+                _learn(module, optimizer, _forgetful(ids[rows], training.word_dropout, generator), labels[rows])
+            loss = _loss(module, ids[validation], labels[validation])
+            best, best_loss, num_worse = (
+                (copy.deepcopy(module), loss, 0) if loss < best_loss else (best, best_loss, num_worse + 1)
+            )
+            if num_worse == training.patience:
+                break
+    return TrainedRnn(best.weights(), vocabulary, corpus.topics, training.length, training.key(corpus))
+
+
+def _fresh(training: Training, classes: int) -> RnnModule:
+    """An untrained module: orthogonal recurrent weights, no bias but an LSTM's towards keeping its state."""
+    module = RnnModule(
+        training.cell,
+        vocabulary=training.vocabulary,
+        embedding=training.embedding,
+        units=training.units,
+        classes=classes,
+        dropout=training.dropout,
+    )
+    with torch.no_grad():
+        module.embedding.weight.mul_(_EMBEDDING_SCALE)
+        for name, parameter in module.recurrent.named_parameters():
+            if "bias" in name:
+                parameter.zero_()
+            elif "weight_hh" in name:
+                for gate in torch.split(parameter, training.units):
+                    torch.nn.init.orthogonal_(gate)
+        if training.cell == "lstm":  # Jozefowicz, Zaremba and Sutskever 2015
+            module.get_parameter("recurrent.bias_ih_l0")[training.units : 2 * training.units] = 1
+    return module
+
+
+def _learn(module: RnnModule, optimizer: torch.optim.Optimizer, ids: Tensor, labels: Tensor) -> None:
+    module.train()
+    optimizer.zero_grad()
+    torch.autograd.backward(F.cross_entropy(module(ids), labels))
+    torch.nn.utils.clip_grad_norm_(module.parameters(), _MAX_GRADIENT)
+    optimizer.step()
+
+
+def _forgetful(ids: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """The ids with this share of the words unknown: so the unknown word is learnt, and none is relied on alone."""
+    is_lost = (torch.rand(ids.shape, generator=generator) < share) & (ids != PADDING)
+    return ids.masked_fill(is_lost, UNKNOWN)
+
+
+@torch.no_grad()
+def _loss(module: RnnModule, ids: Tensor, labels: Tensor) -> float:
+    module.eval()
+    return float(F.cross_entropy(module(ids), labels))
+
+
+def main(order: dict[str, Any]) -> None:
+    """Train what was ordered and save it."""
+    corpus = Corpus(**{name: tuple(column) for name, column in order["corpus"].items()})
+    train(corpus, Training(**order["training"])).save(Path(order["path"]))
+
+
+if __name__ == "__main__":
+    main(json.load(sys.stdin))
