@@ -80,8 +80,8 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
     A window is three passes, or one where nine would not fit in the cap; three windows are always run, and past the cap
     only as many more passes as it takes to look four times. What the first pass compiles or probes has no cap. Passes
     have the shape of the measured ones and prompts that no measured pass has. A System too slow for the effort's pass
-    length is found out with two new tokens and warmed up with as many as fit; under `server` load arrivals set the
-    length. Where the System `is_known` to become steady, from an earlier process, three passes have to do.
+    length is found out with two new tokens and warmed up with as many as fit; under load, or where lengths differ, it
+    runs them all, since what joins and leaves a batch when is what is measured. Where the System `is_known` to become steady, from an earlier process, three passes have to do.
 
     Raises:
         UsageError: no effort has that name, or the System cannot serve the workload.
@@ -94,7 +94,8 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
         least = shortened(spec, 0.0)
         _pass(system, least, next(indices))  # what is done once, on first use, does not count
         ready_s = time.perf_counter()
-        token_share = limits.token_share(_whole_pass_s(_pass(system, least, next(indices)).trace, least, spec))
+        if spec.scenario != "closed_loop" and spec.min_new_tokens is None:
+            token_share = limits.token_share(_whole_pass_s(_pass(system, least, next(indices)).trace, least, spec))
     fitting = shortened(spec, token_share)
     passes_s: list[float] = []
     calibrations_s: list[float] = []
