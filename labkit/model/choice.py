@@ -2,7 +2,9 @@
 
 Kernels are timed on the machine and the winner is remembered: in `CHOICES`, which a Run records, and in a file, so that
 the processes of a session, and of the sessions after it, choose alike. Two kernels may be so close that noise decides;
-left to each process, that coin toss would make the same recipe differ from itself.
+left to each process, that coin toss would make the same recipe differ from itself. What was timed while others had the
+processor is not remembered in the file: a kernel that several threads wait for each other in loses far more to them than
+one that takes turns, and would be thought slow ever after.
 """
 
 import hashlib
@@ -25,6 +27,7 @@ _ROUNDS = 8  # of all kernels in turn, the first to warm up; fewer, two at least
 _ROUNDS_S = 0.2
 _CHAIN_S = 0.005  # of products in a row; a longer one is timed by itself
 _MOST_EVICTED_BYTES = 2**26  # more than most last-level caches
+_MOST_INTERRUPTED = 20  # times in a probe: a calm system has some housekeeping, a rival for a core takes over hundreds
 _MANY_ROWS = 16  # above so many, a product takes time in proportion to its rows
 
 Layer = TypeVar("Layer")
@@ -95,8 +98,10 @@ def choose(
         path = _path()
         kept = _read(path).get(shape.text)
         if kept is None or kept.kernel not in candidates:
+            before = _times_interrupted()
             kept = Choice(*_probe(shape, candidates, layers), rows)
-            _write(path, _read(path) | {shape.text: kept})
+            if _times_interrupted() - before <= _MOST_INTERRUPTED:
+                _write(path, _read(path) | {shape.text: kept})
         CHOICES[shape] = kept
     return CHOICES[shape]
 
@@ -143,6 +148,15 @@ def _seconds(multiply: Multiply, *, device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter_ns() - start_ns) * 1e-9
+
+
+def _times_interrupted() -> int:
+    """How often the threads of this process had to give way to others; 0 where the system does not count."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _path() -> Path:

@@ -1,5 +1,6 @@
 """The choice of a kernel: the fastest, and the same in every process of this machine."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -40,6 +41,15 @@ def test_another_process_chooses_alike_without_timing(fresh_choices: Path) -> No
     first = choose(SHAPE, {"slow": [lambda: time.sleep(2e-3)], "fast": [lambda: None]}, 4)
     choice.CHOICES.clear()  # as in a new process
     assert choose(SHAPE, {"slow": [_never], "fast": [_never]}, 4) == first
+
+
+def test_what_was_timed_among_rivals_for_the_processor_is_not_remembered(
+    fresh_choices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_times_interrupted", itertools.count(step=100).__next__)
+    choose(SHAPE, {"only": [lambda: None]}, 4)
+    assert not list(fresh_choices.glob("kernels-*.json"))
+    assert choice.CHOICES[SHAPE].kernel == "only"
 
 
 def test_a_choice_that_is_no_candidate_any_more_is_made_again(fresh_choices: Path) -> None:

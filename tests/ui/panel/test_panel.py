@@ -16,6 +16,7 @@ pytest.importorskip("ipywidgets", reason="the extra notebooks is not installed")
 from labkit.core.errors import Unavailable
 from labkit.lab import Lab
 from labkit.optimizations import CATALOG
+from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.quantize import Quantize
 from labkit.runner.store import FILE_NAME, Store
 from labkit.ui.panel.panel import Panel
@@ -84,7 +85,7 @@ def test_text_moves_the_toggles_and_toggles_write_the_text(panel: Panel) -> None
     panel.recipe = "kv_cache(block_size=16) + quantize(bits=4)"
     assert toggles(panel) == {
         "quantize": {**asdict(Quantize()), "bits": 4},
-        "kv_cache": {"dtype": "auto", "block_size": 16},
+        "kv_cache": {**asdict(KvCache()), "block_size": 16},
     }
     quantize = next(control for control in panel._controls if "quantize" in control.read())
     quantize._check.value = False  # type: ignore[attr-defined]

@@ -1,10 +1,13 @@
 """The switchboard: the same Recipe as toggles and as text."""
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.optimizations import CATALOG, Slot
+from labkit.optimizations.kv_cache import KvCache
 from labkit.ui.panel import switchboard
 
 
@@ -20,7 +23,7 @@ def test_text_to_steps_and_back_is_the_same_recipe(text: str) -> None:
 
 def test_steps_carry_every_knob_of_what_is_on() -> None:
     steps = switchboard.read("kv_cache(block_size=16)").steps
-    assert steps == {"kv_cache": {"dtype": "auto", "block_size": 16}}
+    assert steps == {"kv_cache": {**asdict(KvCache()), "block_size": 16}}
 
 
 @pytest.mark.parametrize(
