@@ -81,7 +81,8 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
     only as many more passes as it takes to look four times. What the first pass compiles or probes has no cap. Passes
     have the shape of the measured ones and prompts that no measured pass has. A System too slow for the effort's pass
     length is found out with two new tokens and warmed up with as many as fit; under load, or where lengths differ, it
-    runs them all, since what joins and leaves a batch when is what is measured. Where the System `is_known` to become steady, from an earlier process, three passes have to do.
+    runs them all, since what joins and leaves a batch when is what is measured. Where the System `is_known` to become
+    steady, from an earlier process, three passes have to do.
 
     Raises:
         UsageError: no effort has that name, or the System cannot serve the workload.

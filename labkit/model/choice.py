@@ -3,8 +3,8 @@
 Kernels are timed on the machine and the winner is remembered: in `CHOICES`, which a Run records, and in a file, so that
 the processes of a session, and of the sessions after it, choose alike. Two kernels may be so close that noise decides;
 left to each process, that coin toss would make the same recipe differ from itself. What was timed while others had the
-processor is not remembered in the file: a kernel that several threads wait for each other in loses far more to them than
-one that takes turns, and would be thought slow ever after.
+processor is not remembered in the file: a kernel whose threads wait for each other loses far more to them than one that
+takes turns, and would be thought slow ever after.
 """
 
 import hashlib
