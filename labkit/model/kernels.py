@@ -22,7 +22,7 @@ from labkit.model.native.program import Program
 if TYPE_CHECKING:
     from labkit.model.linear import KernelLayer, Linear, QuantizedLinear
 
-_FEW_ROWS = 16  # up to here reading the weights is the work, and native products of floats are tried
+_FEW_ROWS = 64  # up to here native products of floats are tried
 _INNER_K_TILES = 8
 
 

@@ -34,6 +34,25 @@ INLINE void store_block(const Job *job, long m, long n, v16 values) {
     }
 }
 
+/* M · N sums, total[i · N + r] for row m + i of x and row n + r of W, each times the scale of its row of W. */
+INLINE void store_sums(const Job *job, long n, long m, const v16 *total, const float *scales, const int M, const int N) {
+    if (M * N < LANES / 2) {
+        for (int i = 0; i < M; i++)
+            for (int r = 0; r < N; r++) store(job, m + i, n + r, sum(total[i * N + r]) * scales[r]);
+        return;
+    }
+    v16 every[LANES] = {0}, scale = {0};
+    for (int i = 0; i < M * N; i++) every[i] = total[i], scale[i] = scales[i % N];
+    v16 values = sums(every) * scale;
+    uint16_t halves[LANES];
+    to_bf16s(halves, values);
+    for (long i = 0; i < M && m + i < job->rows; i++) {
+        long at = (m + i) * job->out + n;
+        if (job->is_bf16) memcpy((uint16_t *)job->y + at, halves + i * N, N * sizeof *halves);
+        else memcpy((float *)job->y + at, (float *)&values + i * N, N * sizeof(float));
+    }
+}
+
 /* Adds what group g of the columns gives: its sum of products times the scales, its sum of activations times zeros. */
 INLINE v16 with_group(const Job *job, long m, long block, long g, v16 total, v16 part) {
     long at = (block * job->groups + g) * LANES;

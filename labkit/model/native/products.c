@@ -26,47 +26,67 @@ typedef int8_t i16x8_at __attribute__((vector_size(16), UNALIGNED));
 
 /* ---- fp32 ---- */
 
-INLINE void int8_f32(const Job *job, long n, long m, const int M, const int N) {
-    v16 total[MAX_M][MAX_N];
-    for (int i = 0; i < M; i++)
-        for (int r = 0; r < N; r++) total[i][r] = (v16){0};
-    const int8_t *codes = (const int8_t *)job->codes + n * job->in;
-    const float *x = (const float *)job->x + m * job->width;
-    for (long k = 0; k < job->in; k += LANES)
-        for (int r = 0; r < N; r++) {
-            i16x8 code = {0};
-            if (k + LANES <= job->in) code = *(const i16x8_at *)(codes + r * job->in + k);
-            else memcpy(&code, codes + r * job->in + k, job->in - k);
-            v16 weight = __builtin_convertvector(code, v16);
-            for (int i = 0; i < M; i++) total[i][r] += weight * *(const v16_at *)(x + i * job->width + k);
-        }
-    for (int r = 0; r < N; r++)
-        for (int i = 0; i < M; i++) store(job, m + i, n + r, sum(total[i][r]) * from_bf16(job->scales[n + r]));
+/* Adds the products of LANES columns of M rows of x with N rows of weights. */
+INLINE void add_products(v16 *total, const float *x, long width, const v16 *weight, const int M, const int N) {
+    for (int i = 0; i < M; i++) {
+        v16 value = *(const v16_at *)(x + i * width);
+        for (int r = 0; r < N; r++) total[i * N + r] += weight[r] * value;
+    }
 }
 
-/* LANES weights from k on; 0 beyond the end of the row. */
-INLINE v16 row_of_floats(const void *row, long k, long in, int is_bf16) {
-    if (k + LANES <= in) return floats(row, k, is_bf16);
-    float padded[LANES] = {0};
-    for (long i = k; i < in; i++) padded[i - k] = is_bf16 ? from_bf16(((const uint16_t *)row)[i]) : ((const float *)row)[i];
-    return floats(padded, 0, 0);
+INLINE void int8_f32(const Job *job, long n, long m, const int M, const int N) {
+    v16 total[MAX_M * MAX_N], weight[MAX_N];
+    for (int i = 0; i < M * N; i++) total[i] = (v16){0};
+    const int8_t *codes = (const int8_t *)job->codes + n * job->in;
+    const float *x = (const float *)job->x + m * job->width;
+    long k = 0;
+    for (; k + LANES <= job->in; k += LANES) {
+        for (int r = 0; r < N; r++) weight[r] = __builtin_convertvector(*(const i16x8_at *)(codes + r * job->in + k), v16);
+        add_products(total, x + k, job->width, weight, M, N);
+    }
+    if (k < job->in) {
+        for (int r = 0; r < N; r++) {
+            i16x8 code = {0};
+            memcpy(&code, codes + r * job->in + k, job->in - k);
+            weight[r] = __builtin_convertvector(code, v16);
+        }
+        add_products(total, x + k, job->width, weight, M, N);
+    }
+    float scales[MAX_N];
+    for (int r = 0; r < N; r++) scales[r] = from_bf16(job->scales[n + r]);
+    store_sums(job, n, m, total, scales, M, N);
+}
+
+static const float ones[MAX_N] = {1, 1, 1, 1};
+
+INLINE void floats_f32(const Job *job, long n, long m, const int M, const int N, const int is_bf16) {
+    v16 total[MAX_M * MAX_N], weight[MAX_N];
+    for (int i = 0; i < M * N; i++) total[i] = (v16){0};
+    const float *x = (const float *)job->x + m * job->width;
+    const long size = is_bf16 ? 2 : 4, step = job->in * size;
+    const uint8_t *rows = job->codes + n * step;
+    long k = 0;
+    for (; k + LANES <= job->in; k += LANES) {
+        for (int r = 0; r < N; r++) {
+            __builtin_prefetch(rows + r * step + k * size + AHEAD, 0, 2);
+            weight[r] = floats(rows + r * step, k, is_bf16);
+        }
+        add_products(total, x + k, job->width, weight, M, N);
+    }
+    if (k < job->in) {
+        for (int r = 0; r < N; r++) {
+            float padded[LANES] = {0};
+            for (long i = k; i < job->in; i++) padded[i - k] = get(rows + r * step, i, is_bf16);
+            weight[r] = floats(padded, 0, 0);
+        }
+        add_products(total, x + k, job->width, weight, M, N);
+    }
+    store_sums(job, n, m, total, ones, M, N);
 }
 
 INLINE void float_f32(const Job *job, long n, long m, const int M, const int N) {
-    v16 total[MAX_M][MAX_N];
-    for (int i = 0; i < M; i++)
-        for (int r = 0; r < N; r++) total[i][r] = (v16){0};
-    const float *x = (const float *)job->x + m * job->width;
-    long size = job->is_bf16 ? 2 : 4;
-    for (long k = 0; k < job->in; k += LANES)
-        for (int r = 0; r < N; r++) {
-            const uint8_t *row = job->codes + (n + r) * job->in * size;
-            __builtin_prefetch(row + k * size + AHEAD, 0, 2);
-            v16 weight = row_of_floats(row, k, job->in, job->is_bf16);
-            for (int i = 0; i < M; i++) total[i][r] += weight * *(const v16_at *)(x + i * job->width + k);
-        }
-    for (int r = 0; r < N; r++)
-        for (int i = 0; i < M; i++) store(job, m + i, n + r, sum(total[i][r]));
+    if (job->is_bf16) floats_f32(job, n, m, M, N, 1);
+    else floats_f32(job, n, m, M, N, 0);
 }
 
 INLINE void int4_f32(const Job *job, long n, long m, const int M, const int N) {
@@ -105,9 +125,8 @@ __attribute__((constructor)) static void fill_tables(void) {
 }
 
 INLINE void float_bf16(const Job *job, long n, long m, const int M, const int N) {
-    __m512 total[MAX_M][MAX_N];
-    for (int i = 0; i < M; i++)
-        for (int r = 0; r < N; r++) total[i][r] = _mm512_setzero_ps();
+    v16 total[MAX_M * MAX_N];
+    for (int i = 0; i < M * N; i++) total[i] = (v16){0};
     const uint16_t *weights = (const uint16_t *)job->codes + n * job->in;
     const uint16_t *x = (const uint16_t *)job->x + m * job->width;
     for (long k = 0; k < job->in; k += HALF) {
@@ -121,17 +140,15 @@ INLINE void float_bf16(const Job *job, long n, long m, const int M, const int N)
         for (int i = 0; i < M; i++) {
             __m512i value = _mm512_loadu_si512(x + i * job->width + k);
             for (int r = 0; r < N; r++)
-                total[i][r] = _mm512_dpbf16_ps(total[i][r], (__m512bh)value, (__m512bh)weight[r]);
+                total[i * N + r] = (v16)_mm512_dpbf16_ps((__m512)total[i * N + r], (__m512bh)value, (__m512bh)weight[r]);
         }
     }
-    for (int r = 0; r < N; r++)
-        for (int i = 0; i < M; i++) store(job, m + i, n + r, _mm512_reduce_add_ps(total[i][r]));
+    store_sums(job, n, m, total, ones, M, N);
 }
 
 INLINE void int8_bf16(const Job *job, long n, long m, const int M, const int N) {
-    __m512 total[MAX_M][MAX_N];
-    for (int i = 0; i < M; i++)
-        for (int r = 0; r < N; r++) total[i][r] = _mm512_setzero_ps();
+    v16 total[MAX_M * MAX_N];
+    for (int i = 0; i < M * N; i++) total[i] = (v16){0};
     const __m512i low0 = _mm512_loadu_si512(low_bytes), low1 = _mm512_loadu_si512(low_bytes + 64);
     const __m512i high0 = _mm512_loadu_si512(high_bytes), high1 = _mm512_loadu_si512(high_bytes + 64);
     const __m512i sign = _mm512_set1_epi8((char)0x80);
@@ -152,14 +169,14 @@ INLINE void int8_bf16(const Job *job, long n, long m, const int M, const int N) 
         for (int i = 0; i < M; i++) {
             __m512i x0 = _mm512_loadu_si512(x + i * job->width + k), x1 = _mm512_loadu_si512(x + i * job->width + k + HALF);
             for (int r = 0; r < N; r++) {
-                total[i][r] = _mm512_dpbf16_ps(total[i][r], (__m512bh)x0, (__m512bh)even[r]);
-                total[i][r] = _mm512_dpbf16_ps(total[i][r], (__m512bh)x1, (__m512bh)odd[r]);
+                __m512 first = _mm512_dpbf16_ps((__m512)total[i * N + r], (__m512bh)x0, (__m512bh)even[r]);
+                total[i * N + r] = (v16)_mm512_dpbf16_ps(first, (__m512bh)x1, (__m512bh)odd[r]);
             }
         }
     }
-    for (int r = 0; r < N; r++)
-        for (int i = 0; i < M; i++)
-            store(job, m + i, n + r, _mm512_reduce_add_ps(total[i][r]) * from_bf16(job->scales[n + r]));
+    float scales[MAX_N];
+    for (int r = 0; r < N; r++) scales[r] = from_bf16(job->scales[n + r]);
+    store_sums(job, n, m, total, scales, M, N);
 }
 
 INLINE __m512i pair_of(const uint16_t *x) {

@@ -63,6 +63,29 @@ INLINE float sum(v16 v) {
 #endif
 }
 
+/* The sum of each of LANES vectors, in a third of the steps that they take one by one: what two have to add up is added
+ * crosswise, then what four have, until a lane is left for each. */
+INLINE v16 sums(const v16 *v) {
+#ifdef __AVX512F__
+    __m512 pairs[8], fours[4];
+    for (int i = 0; i < 8; i++) {
+        __m512 a = (__m512)v[2 * i], b = (__m512)v[2 * i + 1];
+        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
+        fours[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    __m512 first = _mm512_add_ps(_mm512_shuffle_f32x4(fours[0], fours[1], 0x88), _mm512_shuffle_f32x4(fours[0], fours[1], 0xdd));
+    __m512 last = _mm512_add_ps(_mm512_shuffle_f32x4(fours[2], fours[3], 0x88), _mm512_shuffle_f32x4(fours[2], fours[3], 0xdd));
+    return (v16)_mm512_add_ps(_mm512_shuffle_f32x4(first, last, 0x88), _mm512_shuffle_f32x4(first, last, 0xdd));
+#else
+    v16 all;
+    for (int i = 0; i < LANES; i++) all[i] = sum(v[i]);
+    return all;
+#endif
+}
+
 INLINE void put(void *to, long k, int is_bf16, float value) {
     if (is_bf16) ((uint16_t *)to)[k] = to_bf16(value);
     else ((float *)to)[k] = value;
