@@ -31,8 +31,11 @@ VERIFY_LAUNCHES_PER_LAYER = 41
 COPY_LAUNCHES_PER_LAYER = 2
 """What copying stored keys and values into a slot adds."""
 
-LAUNCHES_OUTSIDE = 12
+LAUNCHES_OUTSIDE = 20
 """Operations of a step outside the blocks: input tensors, embedding, rotation, norm, head, sampling."""
+
+REPLAYED_LAUNCHES_OUTSIDE = 12
+"""The same where the step is replayed, which takes tables and lengths as they are."""
 
 
 DRAFT_PHASES = ("draft prefill", "draft")
@@ -263,7 +266,8 @@ class DecoderCost:
             flops_by_dtype={self.dtype: width * (linear + attention)},
             transfer_bytes=self.layer_bytes * fetches_per_step(fetched),
             is_overlapped=fetched > 0,
-            kernel_launches=(launches + COPY_LAUNCHES_PER_LAYER * bool(copied)) * config.num_layers + LAUNCHES_OUTSIDE,
+            kernel_launches=(launches + COPY_LAUNCHES_PER_LAYER * bool(copied)) * config.num_layers
+            + (LAUNCHES_OUTSIDE if launches else REPLAYED_LAUNCHES_OUTSIDE),
         )
         if self.num_ranks == 1:
             return step

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from labkit.core.workload import WorkloadSpec
-from labkit.engine.cost import LAUNCHES_OUTSIDE, VERIFY_LAUNCHES_PER_LAYER
+from labkit.engine.cost import LAUNCHES_OUTSIDE, REPLAYED_LAUNCHES_OUTSIDE, VERIFY_LAUNCHES_PER_LAYER
 from labkit.engine.engine import Engine
 from labkit.engine.executor import LocalExecutor
 from labkit.engine.recorded import RecordedStep, can_record
@@ -164,7 +164,7 @@ def test_a_draft_model_replays_its_steps_and_its_cost_starts_no_operations(make_
     spec = WorkloadSpec("recorded", "offline", prompt_tokens=9, new_tokens=30, num_requests=1)
     phases = engine.cost(spec).phases
     assert engine.decoding.executors[0].is_replayed
-    assert phases["draft"].kernel_launches == LAUNCHES_OUTSIDE
+    assert phases["draft"].kernel_launches == REPLAYED_LAUNCHES_OUTSIDE
     assert phases["draft prefill"].kernel_launches > phases["draft"].kernel_launches
 
 
