@@ -1,4 +1,4 @@
-"""Lab: a model, devices and a workload, and the verbs on them: run, compare, look back, report.
+"""Lab: a System, a model, devices and a workload, and the verbs on them: run, compare, look back, report.
 
 from labkit import Lab
 
@@ -22,6 +22,7 @@ from labkit.core.workload import workload as named_workload
 from labkit.runner.plan import Plan
 from labkit.runner.session import WORKER_COMMAND, OnProgress, Session
 from labkit.runner.store import FILE_NAME, Store
+from labkit.runner.systems import DEFAULT_MODEL, DEFAULT_WORKLOAD, ENGINE, check_system
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,37 +33,42 @@ if TYPE_CHECKING:
     from labkit.ui.panel.panel import Panel
 
 _COLUMNS = ("id", "group", "created_utc", "model", "workload", "device", "recipe", "effort", "state")
-_METRICS = ("output_tok_per_s", "ttft_s", "tpot_s", "e2e_s")
+_METRICS = ("output_tok_per_s", "requests_per_s", "ttft_s", "tpot_s", "e2e_s")
 
 
 class Lab:
     """Measures recipes of one model under one workload.
 
     Args:
-        model: "pylm", a named shape, a checkpoint folder or a hub name.
+        system: "engine" (language models) or a System of texts: "similarity".
+        model: "pylm", a named shape, a checkpoint folder or a hub name; of a System of texts the corpus: "stdlib" or a
+            file, see `text.corpus.open_corpus`. Without one the System's default.
         devices: "cpu", "cuda" or both; every recipe is measured on each.
-        workload: a name, or a WorkloadSpec of your own.
+        workload: a name, or a WorkloadSpec of your own; without one the System's default.
         effort: "quick", "standard" or "rigorous".
         home: folder of the history and the caches; default: $LABKIT_HOME.
         changes: fields of the workload to replace, such as `rate_per_s=4.0` or `prompt_tokens=(16, 256)`; see
             `core.workload.Changes`, and `core.replay.read_replay` for `replay`.
 
     Raises:
-        UsageError: no such workload, or one that cannot be.
+        UsageError: no such system or workload, or one that cannot be.
     """
 
     def __init__(
         self,
         *,
-        model: str = "pylm",
+        system: str = ENGINE,
+        model: str | None = None,
         devices: Sequence[str] = ("cpu",),
-        workload: str | WorkloadSpec = "chat",
+        workload: str | WorkloadSpec | None = None,
         effort: str = "quick",
         home: Path | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
         **changes: Unpack[Changes],
     ) -> None:
-        self.model, self.devices, self.effort = model, tuple(devices), effort
+        self.system = check_system(system)
+        self.model, self.devices, self.effort = model or DEFAULT_MODEL[system], tuple(devices), effort
+        workload = workload or DEFAULT_WORKLOAD[system]
         spec = workload if isinstance(workload, WorkloadSpec) else named_workload(workload)
         self.spec = resized(spec, **changes) if changes else spec
         self.home = home or paths.home()
@@ -84,6 +90,7 @@ class Lab:
             UsageError: no such workload.
         """
         return type(self)(
+            system=self.system,
             model=model or self.model,
             devices=devices or self.devices,
             workload=workload or self.spec,
@@ -308,7 +315,14 @@ class Lab:
         *,
         warn: bool = True,
     ) -> tuple[Run, ...]:
-        plan = Plan(model=self.model, spec=self.spec, recipes=recipes, devices=devices, effort=self.effort)
+        plan = Plan(
+            model=self.model,
+            spec=self.spec,
+            recipes=recipes,
+            devices=devices,
+            effort=self.effort,
+            system=self.system,
+        )
         self.problems = ()
         try:
             store = Store(self.home / FILE_NAME)

@@ -48,7 +48,8 @@ class Comparison:
     """Runs of one session beside their baseline.
 
     `metric` is what the verdicts are on: `output_tok_per_s`; `decode_tok_per_s` where some Run did fewer tokens a pass,
-    since prefill would then weigh more in it; `ttft_s` where requests share a prefix, which changes that alone;
+    since prefill would then weigh more in it; `requests_per_s` where requests are answered whole;
+    `ttft_s` where requests share a prefix, which changes that alone;
     `e2e_s` under `server` load, which fixes the rate. A decision's ratio above 1 is always faster.
     """
 
@@ -135,6 +136,8 @@ def _metric(runs: Sequence[Run]) -> str:
         return "e2e_s"
     if any(run.workload.get("shared_prefix_tokens") for run in runs):
         return "ttft_s"
+    if all("answered" in measured.trace.counters for run in runs for measured in run.passes):
+        return "requests_per_s"
     return "output_tok_per_s" if len({run.token_share for run in runs}) == 1 else "decode_tok_per_s"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -20,7 +20,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from labkit.core.trace import Trace
-from labkit.core.workload import Request, Scenario
+from labkit.core.workload import Request, Scenario, Workload
 
 _FINE_S = 2e-3  # before the intended time from which sleep goes in short steps: a long sleep may end late
 _STEP_S = 2e-4
@@ -195,6 +195,28 @@ class Arrivals:
 
     def _now_s(self) -> float:
         return (time.perf_counter_ns() - self._start_ns) * 1e-9
+
+
+def batches(workload: Workload, size: int | None, start_ns: int) -> Iterator[list[tuple[int, float, float]]]:
+    """(index, arrival_s, sent_s) of the requests of each batch, once they are there.
+
+    A batch is what waits when the one before is done, at most `size` requests (None: all), the first come first.
+    """
+    num_left, waiting = len(workload.requests), list[tuple[int, float, float]]()
+    load = load_of(workload.scenario, workload.requests, concurrency=workload.concurrency, start_ns=start_ns)
+    with load:
+        while num_left:
+            waiting += [(index, load.arrival_s(index), sent_s) for index, sent_s in load.due()]
+            if not waiting:
+                load.wait(timeout=1.0)
+                continue
+            cut = size or len(waiting)
+            batch, waiting = waiting[:cut], waiting[cut:]
+            num_left -= len(batch)
+            yield batch
+            done_s = (time.perf_counter_ns() - start_ns) * 1e-9
+            for index, _, _ in batch:
+                load.done(index, done_s)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
         least = shortened(spec, 0.0)
         _pass(system, least, next(indices))  # what is done once, on first use, does not count
         ready_s = time.perf_counter()
-        if spec.scenario != "closed_loop" and spec.min_new_tokens is None:
+        has_tokens = least.num_new_tokens < spec.num_new_tokens
+        if has_tokens and spec.scenario != "closed_loop" and spec.min_new_tokens is None:
             token_share = limits.token_share(_whole_pass_s(_pass(system, least, next(indices)).trace, least, spec))
     fitting = shortened(spec, token_share)
     passes_s: list[float] = []

@@ -16,11 +16,13 @@ from labkit.cli.options import (
     Batch,
     CacheState,
     Concurrency,
+    CorpusFile,
     Devices,
     EffortName,
     IsJson,
     IsLast,
     JsonTarget,
+    LabelColumn,
     ModelName,
     NewTokens,
     NotebookFolder,
@@ -32,9 +34,13 @@ from labkit.cli.options import (
     RunIds,
     Seed,
     SharedPrefix,
+    SystemModel,
+    SystemName,
+    TextColumn,
     TraceFile,
     Turns,
     WorkloadName,
+    corpus_name,
     spec_of,
 )
 from labkit.cli.sweep import merge, sweep
@@ -136,9 +142,16 @@ def lab(
 
 @app.command()
 def bench(
-    model: ModelName = "pylm",
+    system: SystemName = "engine",
+    model: SystemModel = None,
+    corpus: CorpusFile = None,
+    text: TextColumn = "text",
+    label: LabelColumn = None,
     device: Devices = None,
-    workload: WorkloadName = "chat",
+    workload: Annotated[
+        str | None,
+        typer.Option(help="chat, long, batch, server, shared_prefix; of texts: queries, vectors, query_batch."),
+    ] = None,
     recipe: Annotated[
         list[str] | None, typer.Option(help="kv_cache + quantize(bits=8) …; repeatable, the first is the baseline.")
     ] = None,
@@ -158,12 +171,13 @@ def bench(
     json: JsonTarget = None,
     report: ReportPath = None,
 ) -> None:
-    """Measure recipes of one model on one workload, interleaved, each in its own process."""
+    """Measure recipes of one model, or of one corpus, on one workload, interleaved, each in its own process."""
     from labkit.runner.plan import Plan
+    from labkit.runner.systems import DEFAULT_MODEL, DEFAULT_RECIPES, DEFAULT_WORKLOAD, check_system
     from labkit.ui import measuring
 
     spec = spec_of(
-        workload,
+        workload or DEFAULT_WORKLOAD[check_system(system)],
         seed=seed,
         trace=trace,
         prompt_tokens=prompt_tokens,
@@ -177,9 +191,11 @@ def bench(
         shared_prefix_tokens=shared_prefix,
         cache_state=cache_state,
     )
-    recipes, devices = tuple(recipe or ("", "kv_cache")), tuple(device or ("cpu",))
+    recipes, devices = tuple(recipe or DEFAULT_RECIPES[system]), tuple(device or ("cpu",))
+    name = model or corpus_name(corpus, text, label) or DEFAULT_MODEL[system]
+    plan = Plan(model=name, spec=spec, recipes=recipes, devices=devices, effort=effort, seed=seed, system=system)
     code = measuring.measure(
-        [Plan(model=model, spec=spec, recipes=recipes, devices=devices, effort=effort, seed=seed)],
+        [plan],
         json=json,
         report=report,
     )

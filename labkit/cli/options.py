@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlencode
 
 import typer
 
@@ -14,8 +15,21 @@ if TYPE_CHECKING:
 ModelName = Annotated[
     str, typer.Option("--model", help="pylm, a named shape such as llama-125m, a checkpoint folder, or org/name.")
 ]
+SystemName = Annotated[str, typer.Option("--system", help="engine, or a system of texts: similarity.")]
+SystemModel = Annotated[
+    str | None,
+    typer.Option("--model", help="pylm, a named shape such as llama-125m, a checkpoint folder, or org/name."),
+]
+CorpusFile = Annotated[Path | None, typer.Option("--corpus", help="Texts of your own: .csv, .jsonl or .txt, in UTF-8.")]
+TextColumn = Annotated[str, typer.Option("--text", help="The column of the corpus that holds the texts.")]
+LabelColumn = Annotated[str | None, typer.Option("--label", help="The column that holds their classes.")]
 Devices = Annotated[list[str] | None, typer.Option("--device", help="cpu (default) or cuda; repeat to compare them.")]
-WorkloadName = Annotated[str, typer.Option("--workload", help="chat, long, batch, server or shared_prefix.")]
+WorkloadName = Annotated[
+    str,
+    typer.Option(
+        "--workload", help="chat, long, batch, server, shared_prefix; of texts: queries, vectors, query_batch."
+    ),
+]
 EffortName = Annotated[str, typer.Option("--effort", help="quick, standard or rigorous.")]
 PromptTokens = Annotated[str | None, typer.Option(help="Prompt tokens of each request: 64, or a range such as 16-256.")]
 NewTokens = Annotated[str | None, typer.Option(help="New tokens of each request: 64, or a range such as 16-256.")]
@@ -48,6 +62,13 @@ RunIds = Annotated[list[str] | None, typer.Option("--run", help="A Run's id or t
 IsLast = Annotated[bool, typer.Option("--last", help="The Runs of the last session.")]
 NotebookFolder = Annotated[Path, typer.Option("--folder", help="Where the notebooks are.")]
 OutPath = Annotated[Path, typer.Option("--out", help="The file to write.")]
+
+
+def corpus_name(file: Path | None, text: str, label: str | None) -> str | None:
+    """The corpus that the options ask for, as `text.corpus.open_corpus` takes it; None where they ask for none."""
+    if file is None:
+        return None
+    return f"{file}?{urlencode({'text': text} | ({'label': label} if label else {}))}"
 
 
 def spec_of(

@@ -19,6 +19,7 @@
     bubble_share       time that a process of a pipeline waited for others, over the pass (pipelines only)
     batch_mean         sequences in a decoding step (only where several ran together, as the next three)
     padding_rate       rows computed for prompts that were padding, over all of them
+    vectorize_share    time spent on making vectors of texts, over the pass (text similarity only)
     scheduling_share   time spent on deciding what a step computes, over the pass
     preemptions        requests of a pass that gave their memory back and were computed again (continuous batching)
 
@@ -71,6 +72,7 @@ def pass_values(trace: Trace, *, scenario: Scenario = "offline") -> dict[str, fl
         start_s = min(request.output_s[0] for request in served)
         end_s = max(request.arrival_s for request in trace.requests)
     num_outputs = sum(start_s < at <= end_s for request in served for at in request.output_s)
+    is_answered = "answered" in trace.counters  # whole requests: one output each, and no tokens
     num_done = sum(start_s < request.output_s[-1] <= end_s for request in served)
     rates = {
         "output_tok_per_s": (num_outputs, end_s - start_s),
@@ -85,7 +87,9 @@ def pass_values(trace: Trace, *, scenario: Scenario = "offline") -> dict[str, fl
         ),
     }
     values = {name: count / time_s for name, (count, time_s) in rates.items() if count > 0 and time_s > 0}
-    for name in _PASS_LATENCIES:
+    if is_answered:
+        values.pop("output_tok_per_s", None)
+    for name in ("e2e_s",) if is_answered else _PASS_LATENCIES:
         samples = [value for request in served for value in LATENCIES[name](request)]
         if samples:
             values[name] = median(samples)
@@ -101,6 +105,7 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
       where it, or one below it, is withheld for want of samples. Absent where there is no sample at all.
     - `NAME.missing`: `{"p90": 12}`, how many more samples each withheld percentile needs at least. Absent where none
       is withheld.
+    - `vectorize_share`: `{"value": x}`, counted over all passes. Absent where queries come as vectors, or are none.
     - `acceptance_rate`, `tokens_per_step`: `{"value": x}`, counted over all passes. Absent where nothing was guessed.
     - `prefix_hit_rate`, `prefix_bytes`: `{"value": x}`, counted over all passes. Absent where no prefixes are kept.
     - `communication_share`, `communication_bytes`, `bubble_share`: likewise. Absent where one process does it all.
@@ -117,7 +122,8 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
         values = [passed[name] for passed in per_pass if name in passed]
         if values and len(values) == len(traces):
             metrics[name] = geometric_mean(values).to_dict()
-    for name, samples_of in LATENCIES.items():
+    is_answered = any("answered" in trace.counters for trace in traces)
+    for name, samples_of in {"e2e_s": LATENCIES["e2e_s"]}.items() if is_answered else LATENCIES.items():
         by_request = [[samples_of(request) for request in trace.requests if request.output_s] for trace in traces]
         if name == "itl_s":
             groups = [gaps for requests in by_request for gaps in requests if gaps]
@@ -125,7 +131,14 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
             groups = [group for requests in by_request if (group := [value for one in requests for value in one])]
         if groups:
             metrics |= _percentiles(name, groups)
-    return metrics | _speculation(traces) | _prefixes(traces) | _batching(traces) | _communication(traces)
+    return (
+        metrics
+        | _vectorizing(traces)
+        | _speculation(traces)
+        | _prefixes(traces)
+        | _batching(traces)
+        | _communication(traces)
+    )
 
 
 def geometric_mean(values: Sequence[float], *, level: float = 0.95) -> Estimate:
@@ -155,6 +168,14 @@ def _percentiles(name: str, groups: list[list[float]]) -> dict[str, Any]:
             in_groups = math.ceil(num_missing_groups * len(samples) / len(groups))
             missing[f"p{q}"] = max(1, missing_samples(len(samples), q), in_groups)
     return metrics | ({f"{name}.missing": missing} if missing else {})
+
+
+def _vectorizing(traces: Sequence[Trace]) -> dict[str, Any]:
+    counted = [trace for trace in traces if "vectorize_s" in trace.counters]
+    if not counted:
+        return {}
+    seconds = sum(trace.counters["vectorize_s"] for trace in counted)
+    return {"vectorize_share": {"value": seconds / sum(trace.duration_s for trace in counted)}}
 
 
 def _speculation(traces: Sequence[Trace]) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class Trace:
     `scheduling_s`, seconds spent on what to do next; `preemptions`, with continuous batching. Of one that keeps
     prefixes: `prompt_tokens`, `prefix_hit_tokens` (those of them that were copied and not computed) and `prefix_bytes`
     (held at the end). Of a model that several processes share, each the mean over them: `communication_s` and
-    `communication_bytes` (sent), and in a pipeline `bubble_s` (waited for each other).
+    `communication_bytes` (sent), and in a pipeline `bubble_s` (waited for each other). Of a System that answers whole
+    requests, and has no tokens to tell of: `answered`, how many; of text similarity `vectorize_s`.
     """
 
     requests: tuple[RequestTrace, ...]

@@ -52,12 +52,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Workload:
-    """Requests of one pass, in order of arrival, and the way they arrive; `concurrency` is that of a closed loop."""
+    """Requests of one pass, in order of arrival, and the way they arrive; `concurrency` is that of a closed loop.
+
+    `is_vectorized`: see WorkloadSpec.
+    """
 
     name: str
     scenario: Scenario
     requests: tuple[Request, ...]
     concurrency: int = 1
+    is_vectorized: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class WorkloadSpec:
     `replay` holds recorded requests, equal in every pass; a `server` without a rate sends them when they came.
     `cold`: before each pass the System drops what earlier requests left for later ones (stored prefixes; weights stay
     in memory).
+
+    `is_vectorized`: texts have become vectors before they are sent; the System searches and does nothing else.
     """
 
     name: str
@@ -94,6 +100,7 @@ class WorkloadSpec:
     concurrency: int | None = None
     turns: int = 1
     replay: tuple[Line, ...] = ()
+    is_vectorized: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "replay", tuple(Line(*line) for line in self.replay))  # JSON has lists
@@ -160,7 +167,7 @@ class WorkloadSpec:
             # all turns are cut from one text: what they have in common is then the same ids
             prompt = draws.excerpt(text, starts[conversation], num_own * _CHARS_PER_TOKEN)
             requests.append(Request(prompt, length.new_tokens, length.prompt_tokens, arrival_s, prefix, shared, turn))
-        return Workload(self.name, self.scenario, tuple(requests), self.concurrency or 1)
+        return Workload(self.name, self.scenario, tuple(requests), self.concurrency or 1, self.is_vectorized)
 
     def uniform(self, scenario: Scenario | None = None, *, num_requests: int | None = None) -> "WorkloadSpec":
         """The same with every request as long as the longest, and no load of its own: what is open is sent at once."""
@@ -175,6 +182,12 @@ class WorkloadSpec:
             concurrency=None,
             turns=1,
             replay=(),
+        )
+
+    def answered(self) -> "WorkloadSpec":
+        """The same for a System that answers each request whole, by one output."""
+        return replace(
+            self, new_tokens=1, min_new_tokens=None, replay=tuple(line._replace(new_tokens=1) for line in self.replay)
         )
 
     def first(self) -> "WorkloadSpec":
@@ -259,6 +272,9 @@ WORKLOADS: dict[str, WorkloadSpec] = {
         WorkloadSpec("batch", "offline", prompt_tokens=64, new_tokens=64, num_requests=8),
         WorkloadSpec("server", "server", prompt_tokens=64, new_tokens=32, num_requests=16, rate_per_s=4.0),
         WorkloadSpec("shared_prefix", "single_stream", prompt_tokens=1_056, new_tokens=16, shared_prefix_tokens=1_024),
+        WorkloadSpec("queries", "single_stream", prompt_tokens=16, new_tokens=1, num_requests=32),
+        WorkloadSpec("vectors", "single_stream", prompt_tokens=16, new_tokens=1, num_requests=32, is_vectorized=True),
+        WorkloadSpec("query_batch", "offline", prompt_tokens=16, new_tokens=1, num_requests=256),
     )
 }
 """The named workloads, in the order they are listed to users."""

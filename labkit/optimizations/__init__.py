@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.recipe import Recipe, Step
@@ -22,16 +22,21 @@ from labkit.optimizations.prefix_cache import PrefixCache
 from labkit.optimizations.preload import Preload
 from labkit.optimizations.prune import Prune
 from labkit.optimizations.quantize import Quantize
+from labkit.optimizations.query_batching import QueryBatching
 from labkit.optimizations.replicas import Replicas
 from labkit.optimizations.speculative import Speculative
 from labkit.optimizations.static_batching import StaticBatching
 from labkit.optimizations.tensor_parallel import TensorParallel
 from labkit.optimizations.threads import Threads
+from labkit.optimizations.truncated_svd import TruncatedSvd
+from labkit.optimizations.vector_precision import VectorPrecision
 
 if TYPE_CHECKING:
     from labkit.engine.cost import DecoderCost
 
-__all__ = ["CATALOG", "Blueprint", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob"]
+Settings = TypeVar("Settings")
+
+__all__ = ["CATALOG", "Blueprint", "Bound", "Context", "Need", "Optimization", "Slot", "bind", "knob", "techniques"]
 
 CATALOG: tuple[type[Optimization], ...] = (
     Prune,
@@ -52,8 +57,16 @@ CATALOG: tuple[type[Optimization], ...] = (
     Threads,
     Compile,
     Replicas,
+    TruncatedSvd,
+    VectorPrecision,
+    QueryBatching,
 )
 """Every technique, in the order its hooks run and tables list it."""
+
+
+def techniques(system: str = "engine") -> tuple[type[Optimization], ...]:
+    """Techniques that serve a System, in catalog order."""
+    return tuple(kind for kind in CATALOG if system in kind.systems)
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,10 @@ class Bound:
         """What all techniques together make of the baseline's cost."""
         return reduce(lambda cost, optimization: optimization.cost(cost), self.optimizations, cost)
 
+    def settings(self, settings: Settings) -> Settings:
+        """What all techniques together make of a text System's settings."""
+        return reduce(lambda settings, optimization: optimization.settle(settings), self.optimizations, settings)
+
     @contextmanager
     def process(self) -> Iterator[dict[str, Any]]:
         """Process-wide state of all techniques; yields the values read back."""
@@ -95,7 +112,7 @@ def bind(recipe: Recipe | str, *, system: str = "engine") -> Bound:
     """
     if isinstance(recipe, str):
         recipe = Recipe.parse(recipe)
-    known = {optimization.name: optimization for optimization in CATALOG if system in optimization.systems}
+    known = {optimization.name: optimization for optimization in techniques(system)}
     for name in recipe.names:
         if name not in known:
             raise UsageError.unknown("optimization", name, known)

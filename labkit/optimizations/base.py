@@ -123,7 +123,11 @@ def knob(
 
 @dataclass(frozen=True)
 class Optimization:
-    """Base of all techniques; its docstrings and class facts are what panel, CLI and report show."""
+    """Base of all techniques; its docstrings and class facts are what panel, CLI and report show.
+
+    `transform`, `configure`, `wrap` and `cost` are for the engine, `settle` for the Systems that `systems` names
+    besides, `process` for all.
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -179,6 +183,10 @@ class Optimization:
     def configure(self, config: "EngineConfig") -> "EngineConfig":
         """Hand the engine the mechanism."""
         return config
+
+    def settle(self, settings: Any) -> Any:
+        """Change what a System of texts is built from: `text.similarity.Settings` and its like."""
+        return settings
 
     def wrap(self, build: "Callable[[], Provable]", blueprint: Blueprint) -> "Provable":
         """Build a System around the whole one, or around others that are built from its blueprint elsewhere."""

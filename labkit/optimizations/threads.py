@@ -26,7 +26,7 @@ class Threads(Optimization):
     title: ClassVar[str] = "Threads"
     slot: ClassVar[Slot] = Slot.RUNTIME
     exact: ClassVar[bool] = True
-    systems: ClassVar[tuple[str, ...]] = ("engine",)
+    systems: ClassVar[tuple[str, ...]] = ("engine", "similarity")
 
     num: int = knob(1, "threads inside an operation", low=1, high=1024)
     interop: int = knob(0, "operations that may run side by side; 0: as torch chooses", low=0, high=1024)

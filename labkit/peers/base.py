@@ -3,12 +3,12 @@
 import importlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from labkit.bench.loadgen import load_of
+from labkit.bench.loadgen import batches
 from labkit.core.cost import Cost
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.trace import RequestTrace, Trace
@@ -100,7 +100,7 @@ class Peer(ABC):
         """Serve the requests in order of arrival, batch by batch; the clock runs from the call."""
         start_ns = time.perf_counter_ns()
         traces: dict[int, RequestTrace] = {}
-        for batch in self._batches(prepared, start_ns):
+        for batch in batches(prepared.workload, self.settings.batch, start_ns):
             scheduled_s, stamps = (time.perf_counter_ns() - start_ns) * 1e-9, list[int]()
             requests = [prepared.workload.requests[index] for index, _, _ in batch]
             prompts = [prepared.prompts[index] for index, _, _ in batch]
@@ -123,25 +123,6 @@ class Peer(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give the weights back."""
-
-    def _batches(self, prepared: Prepared, start_ns: int) -> Iterator[list[tuple[int, float, float]]]:
-        """(index, arrival_s, sent_s) of the requests of each batch, once they are there."""
-        workload = prepared.workload
-        num_left, waiting = len(workload.requests), list[tuple[int, float, float]]()
-        load = load_of(workload.scenario, workload.requests, concurrency=workload.concurrency, start_ns=start_ns)
-        with load:
-            while num_left:
-                waiting += [(index, load.arrival_s(index), sent_s) for index, sent_s in load.due()]
-                if not waiting:
-                    load.wait(timeout=1.0)
-                    continue
-                size = self.settings.batch or len(waiting)
-                batch, waiting = waiting[:size], waiting[size:]
-                num_left -= len(batch)
-                yield batch
-                done_s = (time.perf_counter_ns() - start_ns) * 1e-9
-                for index, _, _ in batch:
-                    load.done(index, done_s)
 
 
 def import_package(package: str, *, peer: str, remedy: str) -> Any:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from labkit.engine.cost import DecoderCost
     from labkit.model.config import ModelConfig
 
-_PROCESS_BYTES = 400 * 2**20  # a worker that has imported torch and nothing else
+PROCESS_BYTES = 400 * 2**20
+"""Of a worker that has imported torch and nothing else."""
+
 _SHARE = 0.9  # of what is free; the rest is for everyone else on the machine
 
 
@@ -62,9 +64,9 @@ def recipe_need(recipe: Recipe, config: "ModelConfig", spec: WorkloadSpec, *, de
         held += _weights_bytes(cost.draft) if cost.draft.has_weights else 0
         cache += _cache_bytes(cost.draft)
     building = max(0, int(4 * config.num_parameters * cost.num_build_copies) - held)
-    held += cache + cost.prefix_bytes + cost.num_ranks * _PROCESS_BYTES
+    held += cache + cost.prefix_bytes + cost.num_ranks * PROCESS_BYTES
     if cost.replicas > 1:  # and the process that hands out their requests
-        held, building = cost.replicas * held + _PROCESS_BYTES, cost.replicas * building
+        held, building = cost.replicas * held + PROCESS_BYTES, cost.replicas * building
     return Need(recipe.text or "baseline", device, held, building)
 
 
@@ -88,7 +90,7 @@ def peer_need(peer: Recipe, config: "ModelConfig", *, device: str) -> Need:
     """Memory of a peer, which labkit only knows roughly: 16-bit weights unless it is told to use fp32."""
     knobs = dict(peer.steps[0].knobs)
     weights = config.num_parameters * (4 if knobs.get("dtype") == "fp32" else 2)
-    return Need(peer.text, device, weights + _PROCESS_BYTES)
+    return Need(peer.text, device, weights + PROCESS_BYTES)
 
 
 def forget_peak_memory(device: str) -> None:

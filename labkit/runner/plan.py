@@ -6,6 +6,7 @@ from labkit.core.effort import EFFORTS
 from labkit.core.errors import UsageError
 from labkit.core.machine import DEVICES
 from labkit.core.workload import WorkloadSpec
+from labkit.runner.systems import ENGINE, check_system
 from labkit.runner.target import canonical_text
 
 
@@ -27,10 +28,12 @@ class Plan:
     """Recipes of one model on one workload, each on each device; the first of them is the baseline.
 
     `recipes` are given in any spelling and kept in the canonical one, peers among them as `peer:name(knob=value)`;
-    the same one may stand there twice. `sweep` names the sweep that the Runs are cells of.
+    the same one may stand there twice. `sweep` names the sweep that the Runs are cells of. `system` says what is
+    measured: the engine, or a System of texts (see `runner.systems`), whose model is a corpus and whose requests have
+    one output each.
 
     Raises:
-        UsageError: an unknown effort, device, technique, knob or value, or nothing to measure.
+        UsageError: an unknown system, effort, device, technique, knob or value, or nothing to measure.
     """
 
     model: str
@@ -40,8 +43,10 @@ class Plan:
     effort: str = "quick"
     seed: int = 0
     sweep: str = ""
+    system: str = ENGINE
 
     def __post_init__(self) -> None:
+        check_system(self.system)
         if self.effort not in EFFORTS:
             raise UsageError.unknown("effort", self.effort, EFFORTS)
         for device in self.devices:
@@ -50,7 +55,12 @@ class Plan:
         for kind, values in (("recipe", self.recipes), ("device", self.devices)):
             if not values:
                 raise UsageError(f"no {kind} was given; name at least one")
-        object.__setattr__(self, "recipes", tuple(map(canonical_text, self.recipes)))
+        if self.spec.is_vectorized and self.system != "similarity":
+            raise UsageError(f"workload {self.spec.name!r} sends vectors; allowed: with the system 'similarity'")
+        if self.system != ENGINE:
+            object.__setattr__(self, "spec", self.spec.answered())
+        recipes = tuple(canonical_text(recipe, system=self.system) for recipe in self.recipes)
+        object.__setattr__(self, "recipes", recipes)
 
     @property
     def entries(self) -> tuple[Entry, ...]:

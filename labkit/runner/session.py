@@ -100,7 +100,7 @@ class _Measurement:
         self._plan, self._effort, self._report, self._keep = plan, EFFORTS[plan.effort], report, keep
         self._subjects = [Subject(entry, position) for position, entry in enumerate(plan.entries)]
         self._orders = {
-            subject: Order(plan.model, subject.entry.device, subject.entry.recipe, str(cache_folder))
+            subject: Order(plan.model, subject.entry.device, subject.entry.recipe, str(cache_folder), plan.system)
             for subject in self._subjects
         }
         for device in plan.devices:

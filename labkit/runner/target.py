@@ -1,6 +1,5 @@
 """Target: what a worker opens. An engine built under a recipe, or another project's engine, as one kind of thing."""
 
-import importlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,22 +11,28 @@ from labkit.core.errors import UsageError
 from labkit.core.machine import free_memory_bytes
 from labkit.core.recipe import Recipe
 from labkit.core.workload import WorkloadSpec
-from labkit.runner.memory import Need, peer_need, recipe_need
+from labkit.runner.memory import PROCESS_BYTES, Need, peer_need, recipe_need
+from labkit.runner.systems import ENGINE, TEXT_SYSTEMS, corpus_facts, import_framework
 
 if TYPE_CHECKING:
     from labkit.bench.system import System
+    from labkit.optimizations import Bound
 
 PEER_PREFIX = "peer:"
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to open: a model on a device, under a canonical recipe or, where that begins with `peer:`, by a peer."""
+    """What to open: a model on a device, under a canonical recipe or, where that begins with `peer:`, by a peer.
+
+    `system` says whose recipe it is (see `runner.systems`); of a System of texts `model` names the corpus.
+    """
 
     model: str
     device: str
     recipe: str
     cache_folder: str
+    system: str = ENGINE
 
     @property
     def is_peer(self) -> bool:
@@ -82,11 +87,15 @@ class TargetOpener:
     """Opens our engine and the peers."""
 
     def prepare(self, order: Order) -> None:
-        """Import torch, which takes seconds."""
-        importlib.import_module("torch")
+        """Import the framework, which takes seconds."""
+        import_framework(order.system)
 
     def forecast(self, orders: Sequence[Order], spec: WorkloadSpec) -> Forecast:
-        """Read the model's sizes and checksums, none of its weights."""
+        """Read the model's sizes and checksums, none of its weights; or the corpus."""
+        free = {order.device: free_memory_bytes(order.device) for order in orders}
+        if orders[0].system != ENGINE:
+            needs = tuple(text_need(order) for order in orders)
+            return Forecast(corpus_facts(orders[0].model, orders[0].system), needs, free)
         from labkit.model.source import open_model
 
         source = open_model(orders[0].model)
@@ -104,10 +113,12 @@ class TargetOpener:
             else recipe_need(order.steps, source.config, spec, device=order.device)
             for order in orders
         )
-        return Forecast(model, needs, {order.device: free_memory_bytes(order.device) for order in orders})
+        return Forecast(model, needs, free)
 
     def reference(self, orders: Sequence[Order], *, effort: str) -> Mapping[str, Mapping[str, Any]]:
-        """Have the engine's fp32 reference computed; peers have none."""
+        """Have the engine's fp32 reference computed; peers and Systems of texts have none."""
+        if orders[0].system != ENGINE:
+            return {}
         from labkit.optimizations import bind
         from labkit.optimizations.build import prepare_reference
 
@@ -125,23 +136,32 @@ class TargetOpener:
         return proofs
 
     def open(self, order: Order) -> AbstractContextManager[Target]:
-        """Build an engine or a peer."""
-        return _open_peer(order) if order.is_peer else _open_engine(order)
+        """Build an engine, a System of texts or a peer of either."""
+        return _open_peer(order) if order.is_peer else _open_ours(order)
 
 
 @contextmanager
-def _open_engine(order: Order) -> Iterator[Target]:
+def _open_ours(order: Order) -> Iterator[Target]:
     from labkit.optimizations import bind
-    from labkit.optimizations.build import build_system
 
-    bound = bind(order.steps)
+    bound = bind(order.steps, system=order.system)
     with bound.process() as process:
         start_s = time.perf_counter()
-        system = build_system(bound, model=order.model, device=order.device, cache_folder=Path(order.cache_folder))
+        system = _build(bound, order)
         try:
             yield Target(system, time.perf_counter() - start_s, process)
         finally:
             system.close()
+
+
+def _build(bound: "Bound", order: Order) -> "System":
+    if order.system == ENGINE:
+        from labkit.optimizations.build import build_system
+
+        return build_system(bound, model=order.model, device=order.device, cache_folder=Path(order.cache_folder))
+    from labkit.text.corpus import open_corpus
+
+    return TEXT_SYSTEMS[order.system].build(bound, open_corpus(order.model), order.device)
 
 
 @contextmanager
@@ -163,7 +183,17 @@ def _open_peer(order: Order) -> Iterator[Target]:
         system.close()
 
 
-def canonical_text(recipe: str) -> str:
+def text_need(order: Order) -> Need:
+    """Memory that a System of texts will hold, its process included; that of a peer is taken to be plain TF-IDF's."""
+    from labkit.optimizations import bind
+    from labkit.text.corpus import open_corpus
+
+    bound = bind("" if order.is_peer else order.steps, system=order.system)
+    held = TEXT_SYSTEMS[order.system].held_bytes(bound, open_corpus(order.model))
+    return Need(order.recipe or "baseline", order.device, held + PROCESS_BYTES)
+
+
+def canonical_text(recipe: str, *, system: str = ENGINE) -> str:
     """The one spelling of a recipe or of `peer:name(knob=value)`.
 
     Raises:
@@ -172,7 +202,7 @@ def canonical_text(recipe: str) -> str:
     from labkit.optimizations import bind
 
     if not recipe.strip().startswith(PEER_PREFIX):
-        return bind(Recipe.parse(recipe)).recipe.text
+        return bind(Recipe.parse(recipe), system=system).recipe.text
     peer = Recipe.parse(recipe.strip().removeprefix(PEER_PREFIX))
     if len(peer.steps) != 1:
         raise UsageError(f"{recipe!r} was asked for; a peer is written like: {PEER_PREFIX}transformers(dtype='bf16')")

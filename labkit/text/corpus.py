@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+from urllib.parse import parse_qsl
 
 from labkit.core import paths
 from labkit.core.errors import UsageError
@@ -42,6 +43,8 @@ class Corpus:
     modules: tuple[str, ...]
     names: tuple[str, ...]
 
+    COLUMNS: ClassVar[tuple[str, ...]] = ("texts", "labels", "modules", "names")
+
     @classmethod
     def of(cls, documents: Sequence[Document]) -> "Corpus":
         """The corpus of these documents; near-duplicates are kept."""
@@ -54,13 +57,17 @@ class Corpus:
     @cached_property
     def hash(self) -> str:
         """Hexadecimal SHA-256 of all columns: what is cached of a corpus is cached under it."""
-        rows = [self.texts, self.labels, self.modules, self.names]
+        rows = [getattr(self, column) for column in self.COLUMNS]
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
     @cached_property
     def topics(self) -> tuple[str, ...]:
         """The labels that occur, sorted: class i is topic i."""
         return tuple(sorted(set(self.labels)))
+
+    def joined(self, more: "Corpus") -> "Corpus":
+        """These texts, then more."""
+        return Corpus(*(getattr(self, column) + getattr(more, column) for column in self.COLUMNS))
 
     def take(self, positions: Sequence[int]) -> "Corpus":
         """The texts at these positions."""
@@ -125,9 +132,27 @@ def load_corpus() -> Corpus:
         return Corpus(**{column: tuple(rows) for column, rows in json.loads(cached.read_bytes()).items()})
     except (OSError, ValueError, TypeError, AttributeError):
         corpus = _read_stdlib(json.loads(topics))
-    columns = json.dumps({name: getattr(corpus, name) for name in ("texts", "labels", "modules", "names")})
+    columns = json.dumps({name: getattr(corpus, name) for name in Corpus.COLUMNS})
     paths.write_whole(cached, lambda path: path.write_text(columns, encoding="utf-8"))
     return corpus
+
+
+def open_corpus(name: str) -> Corpus:
+    """The corpus of a name: `stdlib`, or a file, with its columns where they are not `text` and none.
+
+    `reviews.csv?text=body&label=stars` names columns.
+
+    Raises:
+        UsageError: the file cannot be read, or something else than a column's name follows it.
+    """
+    if name == "stdlib":
+        return load_corpus()
+    path, _, query = name.partition("?")
+    columns = dict(parse_qsl(query, keep_blank_values=True))
+    for key in columns:
+        if key not in ("text", "label"):
+            raise UsageError.unknown(f"column setting of corpus {path!r}", key, ("text", "label"))
+    return read_corpus(Path(path), text=columns.get("text", "text"), label=columns.get("label"))
 
 
 def read_corpus(path: Path, *, text: str = "text", label: str | None = None) -> Corpus:

@@ -12,7 +12,9 @@ have it in the same recipe. Every pair that is allowed runs in the test suite.
 
 
 def clash(one: type[Optimization], other: type[Optimization]) -> str:
-    """Why two techniques cannot be in one Recipe; '' where they can."""
+    """Why two techniques cannot be in one Recipe; '' where they can, and where no System has both."""
+    if not {*one.systems} & {*other.systems}:
+        return ""
     if one.slot is other.slot and not one.slot.is_stacking:
         return f"both fill the slot `{one.slot.value}`"
     return one.conflicts.get(other.name, "") or other.conflicts.get(one.name, "")
@@ -21,11 +23,12 @@ def clash(one: type[Optimization], other: type[Optimization]) -> str:
 def markdown() -> str:
     """The techniques with their slots and needs, then every pair that is refused, with the reason."""
     rows = [
-        "| technique | slot | output | needs in the recipe | needs of the machine |",
-        "|---|---|---|---|---|",
+        "| technique | slot | system | output | needs in the recipe | needs of the machine |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| `{kind.name}` | {kind.slot.value.replace('_', ' ')} | {'exact' if kind.exact else 'approximate'} "
-            f"| {_named(kind.requires)} | {_named([need.name for need in kind.needs])} |"
+            f"| `{kind.name}` | {kind.slot.value.replace('_', ' ')} | {', '.join(kind.systems)} "
+            f"| {'exact' if kind.exact else 'approximate'} | {_named(kind.requires)} "
+            f"| {_named([need.name for need in kind.needs])} |"
             for kind in CATALOG
         ),
     ]

@@ -18,6 +18,7 @@ class Measure:
     form: units.Formatter
     better: Literal["lower", "higher"]
     ideal: float | None = None
+    reference: str = "the fp32 reference"
 
 
 QUALITY: Mapping[str, Measure] = {
@@ -26,6 +27,8 @@ QUALITY: Mapping[str, Measure] = {
     "kl_p99": Measure("p99 KL divergence", units.number, "lower", 0.0),
     "same_top1_rate": Measure("same top token", units.percent, "higher", 1.0),
     "perplexity": Measure("perplexity", units.number, "lower"),
+    "recall_at_10": Measure("recall@10", units.percent, "higher", 1.0, "the ten neighbours that exact TF-IDF finds"),
+    "precision_at_10": Measure("precision@10", units.percent, "higher", None, "the query's own module, or topic"),
 }
 """Known quality metrics, the most telling first."""
 
@@ -71,6 +74,17 @@ def share_of_limit(run: Run) -> float | None:
     reached = share(run.limit, run.metrics) if run.limit else None
     is_known = reached is None or reached <= 1 or run.limit is None or run.limit.get("is_calm", True)
     return reached if is_known else None
+
+
+def is_answering(run: Run) -> bool:
+    """Whether the System answers requests whole, so that its requests are told of and not its tokens."""
+    return bool(run.model.get("system", "engine") != "engine")
+
+
+def text_measures(runs: Sequence[Run]) -> list[str]:
+    """All quality metrics of Systems of texts, which no single one of them stands for."""
+    known = {name for run in runs if run.is_valid and is_answering(run) for name in run.quality}
+    return [name for name in QUALITY if name in known]
 
 
 def quality_measure(runs: Sequence[Run]) -> str | None:

@@ -2,11 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from labkit.bench.comparison import Comparison, Row
 from labkit.core.run import Run
 from labkit.ui import units
-from labkit.ui.readings import QUALITY, labels, quality_measure, reading, share_of_limit, value
+from labkit.ui.readings import (
+    QUALITY,
+    is_answering,
+    labels,
+    quality_measure,
+    reading,
+    share_of_limit,
+    text_measures,
+    value,
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,25 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
             lambda run: _metric(run, "decode_tok_per_s", units.number),
         ),
         (
+            Column("queries/s", "requests answered per second of the whole pass"),
+            lambda run: _metric(run, "requests_per_s", units.number) if is_answering(run) else Cell(),
+        ),
+        *(
+            (
+                Column(f"query p{q}", f"time from a request's arrival to its answer that {q} % do not exceed"),
+                partial(_query_percentile, q=q),
+            )
+            for q in (50, 99)
+        ),
+        (
+            Column("vectorizing", "share of the time spent on making vectors of the texts", is_speed=False),
+            lambda run: Cell(units.percent(found)) if (found := value(run, "vectorize_share")) is not None else Cell(),
+        ),
+        (
+            Column("fit", "time to learn terms and factors, or weights, from the corpus", is_speed=False),
+            lambda run: Cell(units.seconds(found)) if (found := run.build.get("fit_s")) is not None else Cell(),
+        ),
+        (
             Column("guesses kept", "drafted tokens that the model would have chosen; below it tokens a step"),
             _acceptance,
         ),
@@ -167,11 +196,11 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
             _memory,
         ),
     ]
-    measure = quality_measure(runs)
-    if measure is not None:
+    measures = text_measures(runs) or [measure for measure in [quality_measure(runs)] if measure is not None]
+    for measure in measures:
         facts = QUALITY[measure]
-        quality = Column(facts.title, f"against the fp32 reference; {facts.better} is better", is_speed=False)
-        columns.append((quality, lambda run: Cell(facts.form(run.quality.get(measure)))))
+        quality = Column(facts.title, f"against {facts.reference}; {facts.better} is better", is_speed=False)
+        columns.append((quality, partial(_quality, measure=measure)))
     limit = Column("of limit", "decode rate as a share of the machine's limit for this recipe", is_speed=False)
     columns.append((limit, lambda run: Cell(units.percent(share_of_limit(run)))))
     return columns
@@ -181,6 +210,10 @@ def percentile_cell(run: Run, metric: str, q: int) -> Cell:
     """A percentile of a latency with its interval; where it is withheld, how many samples are missing."""
     missing = (run.metrics.get(f"{metric}.missing") or {}).get(f"p{q}")
     return Cell(note=units.withheld(missing)) if missing else _metric(run, f"{metric}.p{q}", units.seconds)
+
+
+def _query_percentile(run: Run, *, q: int) -> Cell:
+    return percentile_cell(run, "e2e_s", q) if is_answering(run) else Cell()
 
 
 def _metric(run: Run, name: str, form: units.Formatter) -> Cell:
@@ -221,6 +254,10 @@ def _memory(run: Run) -> Cell:
     weights = run.build.get("weights_bytes")
     note = "" if weights is None else f"weights {units.size(weights)}"
     return Cell(units.size(run.build.get("peak_memory_bytes")), note)
+
+
+def _quality(run: Run, *, measure: str) -> Cell:
+    return Cell(QUALITY[measure].form(run.quality.get(measure)))
 
 
 def _verdict(run: Run, row: Row | None, *, is_baseline: bool) -> Verdict:

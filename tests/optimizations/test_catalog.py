@@ -16,7 +16,7 @@ from labkit.core.machine import DEVICES
 from labkit.core.recipe import Recipe, Step
 from labkit.core.workload import WorkloadSpec
 from labkit.engine.quality import Provable
-from labkit.optimizations import CATALOG, Bound, Need, Optimization, Slot, bind
+from labkit.optimizations import CATALOG, Bound, Need, Optimization, Slot, bind, techniques
 from labkit.optimizations.base import check_knob
 from labkit.optimizations.build import build_engine, build_system, prepare_reference
 from labkit.optimizations.kv_cache import KvCache
@@ -25,6 +25,7 @@ from labkit.ui.combinations import clash
 SPEC = WorkloadSpec("contract", "offline", 72, new_tokens=6, num_requests=3, shared_prefix_tokens=64)
 
 every = pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.name)
+of_the_engine = pytest.mark.parametrize("kind", techniques(), ids=lambda kind: kind.name)
 
 PARTNERS: dict[tuple[str, str, Any], tuple[tuple[str, Any], ...]] = {
     ("prune", "pattern", "2:4"): (("sparsity", 0.5),),
@@ -89,9 +90,10 @@ def test_every_allowed_knob_value_survives_text_and_json(kind: type[Optimization
             if any(need.missing() for need in optimization.required):
                 continue
             recipe = Recipe((*map(Step, partners(optimization)), Step(kind.name, knobs)))
-            canonical = bind(recipe).recipe
+            system = kind.systems[0]
+            canonical = bind(recipe, system=system).recipe
             assert Recipe.parse(recipe.text) == Recipe.of(recipe.to_dict()) == recipe
-            assert bind(canonical.text).optimizations == bind(recipe).optimizations
+            assert bind(canonical.text, system=system) == bind(recipe, system=system)
 
 
 @every
@@ -105,7 +107,7 @@ def test_values_outside_the_rule_are_refused_by_name(kind: type[Optimization]) -
                 kind(**{field.name: value})
 
 
-@every
+@of_the_engine
 def test_the_tiny_model_runs_under_it(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
     check_runs_under(kind, tiny_model, tmp_path)
 
@@ -145,7 +147,7 @@ def names_of_pair(one: type[Optimization], other: type[Optimization]) -> list[st
 
 
 ALLOWED_PAIRS = pytest.mark.parametrize(
-    ("one", "other"), [pair for pair in combinations(CATALOG, 2) if not clash(*pair)], ids=lambda kind: kind.name
+    ("one", "other"), [pair for pair in combinations(techniques(), 2) if not clash(*pair)], ids=lambda kind: kind.name
 )
 
 
@@ -190,7 +192,7 @@ def outputs_of_pair(
 def test_exact_techniques_leave_200_prompts_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By the rule of `prove`: where a token differs, the two best logits were as good as equal, and that is rare."""
     monkeypatch.setitem(EFFORTS, "rigorous", replace(EFFORTS["rigorous"], proof_prompts=200))
-    kinds = [kind for kind in CATALOG if proven_on_cpu(kind)]
+    kinds = [kind for kind in techniques() if proven_on_cpu(kind)]
     cached = [kind for kind in kinds if kind is not KvCache and not clash(KvCache, kind)]  # seconds, not minutes, each
     recipes = ["kv_cache", "static_batching(size=8)", "kv_cache + speculative(draft='half')"]
     recipes += [" + ".join(names_of_pair(KvCache, kind)) for kind in cached]
@@ -203,7 +205,7 @@ def test_exact_techniques_leave_200_prompts_as_they_were(monkeypatch: pytest.Mon
         assert proof["is_equal"], (recipe, proof["divergences"])
 
 
-@every
+@of_the_engine
 def test_it_states_what_it_changes_in_the_cost(kind: type[Optimization], tiny_model: str, tmp_path: Path) -> None:
     skip_without_needs(kind)
     device = next(name for name in DEVICES if name in kind.devices)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.optimizations import CATALOG, Optimization
+from labkit.optimizations import Optimization, techniques
 from tests.optimizations.test_catalog import check_runs_under
 
 
@@ -15,7 +15,7 @@ def folder(request: pytest.FixtureRequest, save_checkpoint: Callable[..., Path])
     return str(save_checkpoint(request.param, hidden_size=128, intermediate_size=256))
 
 
-@pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", techniques(), ids=lambda kind: kind.name)
 def test_a_checkpoint_runs_under_every_technique(kind: type[Optimization], folder: str, tmp_path: Path) -> None:
     if lacking := [need.missing() for need in kind.needs if need.missing()]:
         pytest.skip(lacking[0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from labkit.core.errors import UsageError
 from labkit.core.recipe import KnobValue, Recipe
-from labkit.optimizations import CATALOG, Optimization, Slot, bind
+from labkit.optimizations import Optimization, Slot, bind, techniques
 
 Steps = Mapping[str, Mapping[str, KnobValue]]
 """Techniques that are on, each with all its knobs."""
@@ -45,7 +45,7 @@ def write(steps: Steps) -> Reading:
 
 def slots(system: str = "engine") -> dict[Slot, tuple[type[Optimization], ...]]:
     """Techniques of a System by the slot they sit in, both in catalog order."""
-    kinds = [kind for kind in CATALOG if system in kind.systems]
+    kinds = techniques(system)
     return {slot: tuple(kind for kind in kinds if kind.slot is slot) for slot in dict.fromkeys(k.slot for k in kinds)}
 
 

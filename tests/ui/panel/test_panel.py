@@ -15,7 +15,7 @@ pytest.importorskip("ipywidgets", reason="the extra notebooks is not installed")
 
 from labkit.core.errors import Unavailable
 from labkit.lab import Lab
-from labkit.optimizations import CATALOG
+from labkit.optimizations import techniques
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.quantize import Quantize
 from labkit.runner.store import FILE_NAME, Store
@@ -50,7 +50,7 @@ def tab(panel: Panel, title: str) -> str:
 
 
 def test_every_technique_can_be_switched_on(panel: Panel) -> None:
-    for kind in CATALOG:
+    for kind in techniques():
         if any(need.missing() for need in kind.needs):
             continue
         panel.recipe = " + ".join((*kind.requires, kind.name))

@@ -1,0 +1,115 @@
+"""The Systems of texts beside the engine: what a worker needs to know to open one. One entry each.
+
+A System of texts is an `bench.answering.Answering`: it answers each request of a workload by one id, of a corpus that
+takes the place of the model. Its techniques name it in `systems` and change its settings in `settle`.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labkit.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from labkit.bench.answering import Answering
+    from labkit.optimizations import Bound
+    from labkit.text.corpus import Corpus
+
+ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class TextSystem:
+    """How one kind of System is opened.
+
+    Attributes:
+        framework: what a worker imports before its clock runs, and measures alone.
+        build: the System of a bound recipe, a corpus and a device.
+        held_bytes: memory that it will hold, foretold from the corpus.
+        workload: what it is measured on unless something else is asked for.
+        recipes: what it is measured with unless others are.
+    """
+
+    framework: str
+    build: "Callable[[Bound, Corpus, str], Answering]"
+    held_bytes: "Callable[[Bound, Corpus], int]"
+    workload: str
+    recipes: tuple[str, ...]
+
+
+def _similarity(bound: "Bound", corpus: "Corpus", device: str) -> "Answering":
+    from labkit.text.similarity import Settings
+    from labkit.text.similarity_system import SimilaritySystem
+
+    return SimilaritySystem.build(corpus, bound.settings(Settings()), device=device)
+
+
+def _similarity_bytes(bound: "Bound", corpus: "Corpus") -> int:
+    from labkit.text.similarity import Settings, forecast_bytes
+
+    return forecast_bytes(corpus, bound.settings(Settings()))
+
+
+TEXT_SYSTEMS: Mapping[str, TextSystem] = {
+    "similarity": TextSystem(
+        framework="torch",
+        build=_similarity,
+        held_bytes=_similarity_bytes,
+        workload="queries",
+        recipes=(
+            "",
+            "truncated_svd",
+            "truncated_svd + vector_precision(dtype='fp16')",
+            "truncated_svd + vector_precision(dtype='int8')",
+        ),
+    ),
+}
+"""By the name that `Plan.system`, `Lab(system=…)` and `labkit bench --system` take; the engine is the default there."""
+
+SYSTEMS: tuple[str, ...] = (ENGINE, *TEXT_SYSTEMS)
+
+DEFAULT_MODEL: Mapping[str, str] = {ENGINE: "pylm", **dict.fromkeys(TEXT_SYSTEMS, "stdlib")}
+"""What is measured unless something else is asked for: a model, or a corpus (see `text.corpus.open_corpus`)."""
+
+DEFAULT_WORKLOAD: Mapping[str, str] = {ENGINE: "chat", **{name: kind.workload for name, kind in TEXT_SYSTEMS.items()}}
+
+DEFAULT_RECIPES: Mapping[str, tuple[str, ...]] = {
+    ENGINE: ("", "kv_cache"),
+    **{name: kind.recipes for name, kind in TEXT_SYSTEMS.items()},
+}
+
+
+def check_system(name: str) -> str:
+    """The name, where there is such a System.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in SYSTEMS:
+        raise UsageError.unknown("system", name, SYSTEMS)
+    return name
+
+
+def corpus_facts(name: str, system: str) -> dict[str, Any]:
+    """What a Run records of a corpus in place of a model; two Runs compare where the hash is the same.
+
+    Raises:
+        UsageError: the corpus cannot be read.
+    """
+    from labkit.text.corpus import open_corpus
+
+    corpus = open_corpus(name)
+    return {
+        "name": name,
+        "system": system,
+        "hash": corpus.hash[:16],
+        "num_texts": len(corpus),
+        "num_topics": len(corpus.topics),
+        "source": "docstrings of the standard library" if name == "stdlib" else "a file",
+    }
+
+
+def import_framework(system: str) -> None:
+    """Import what a System computes with, which takes seconds."""
+    importlib.import_module("torch" if system == ENGINE else TEXT_SYSTEMS[system].framework)
