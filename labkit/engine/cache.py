@@ -20,6 +20,7 @@ from labkit.engine.sequence import Sequence
 from labkit.model.config import ModelConfig
 from labkit.model.native import attention
 from labkit.model.native.build import has_kernels
+from labkit.model.transformer import attend, rotated
 
 if TYPE_CHECKING:
     from labkit.engine.prefix import PrefixCache
@@ -58,8 +59,9 @@ class KVCache:
         self.num_blocks = 0
         self._rows: dict[tuple[int, int, int], list[tuple[Tensor, ...]]] = {}  # what `rows` gave last
         self.free_blocks: list[int] = []  # a heap: the lowest come first, so that sequences lie in a row where they can
+        self.is_native = has_kernels(device=device, dtype=compute_dtype)
         self.has_native_attention = (
-            has_kernels(device=device, dtype=compute_dtype)
+            self.is_native
             and dtype in (compute_dtype, torch.int8)
             and attention.can_attend(
                 head_dim=config.head_dim, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads
@@ -208,7 +210,7 @@ class CacheView:
         self.starts = [sequence.num_cached for sequence in sequences]
         self.batch, self.num_new = len(sequences), num_new
         self._tables = [sequence.blocks for sequence in sequences]
-        self.can_attend = num_new == 1 and cache.has_native_attention
+        self.needs_mask = num_new > 1 or not cache.has_native_attention
         self.is_ragged = len(set(self.starts)) > 1
         self.length = max(self.starts) + num_new
 
@@ -245,10 +247,22 @@ class CacheView:
         keys, values, key_scales, value_scales = (self._append(layer, part, by) for part, by in enumerate(new))
         return keys * key_scales[..., None], values * value_scales[..., None]
 
-    def attend(self, layer: int, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None, *, window: int | None) -> Tensor:
-        """Rotate and store one new token of each sequence and attend, each at its own length."""
-        assert rotation is not None  # the kernel rotates
-        return attention.attend(qkv, rotation, self.cache.layers[layer], self.tables, self.lengths, window=window)
+    def attend(
+        self,
+        layer: int,
+        qkv: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        *,
+        window: int | None,
+    ) -> Tensor:
+        """See KVStore; our kernel does all of it for one new token of each sequence, each at its own length."""
+        if not self.needs_mask:
+            assert rotation is not None  # the kernel rotates
+            return attention.attend(qkv, rotation, self.cache.layers[layer], self.tables, self.lengths, window=window)
+        num_kv_heads, is_native = self.cache.config.num_kv_heads, self.cache.is_native
+        q, k, v = rotated(qkv, rotation, num_kv_heads=num_kv_heads, is_native=is_native)
+        return attend(q, *self.append(layer, k, v), mask)
 
     @cached_property
     def _row(self) -> slice | None:

@@ -8,7 +8,7 @@ then computed again as if it were its prompt, so nothing is lost. Source: Yu et 
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from labkit.engine.cache import KVCache
 from labkit.engine.scheduler import Plan
@@ -61,15 +61,17 @@ class ContinuousBatch:
 
     def _chunks(self, *, can_admit: bool) -> list[Chunk]:
         chunks, left = [], self.prefill_budget
-        for sequence in self.running:
-            if left and not sequence.is_decoding:
-                chunks.append(Chunk(sequence, min(left, sequence.num_tokens - sequence.num_cached)))
-                left -= chunks[-1].num_tokens
-        while can_admit and left and self.waiting and len(self.running) < self.max_batch and self._admit():
-            sequence = self.running[-1]
+        prefilling = self._prefilling(can_admit=can_admit)
+        while left and (sequence := next(prefilling, None)) is not None:
             chunks.append(Chunk(sequence, min(left, sequence.num_tokens - sequence.num_cached)))
             left -= chunks[-1].num_tokens
         return chunks
+
+    def _prefilling(self, *, can_admit: bool) -> Iterator[Sequence]:
+        """Those who run and do not decode yet, then those who wait: each is let in when it is asked for."""
+        yield from [sequence for sequence in self.running if not sequence.is_decoding]
+        while can_admit and self.waiting and len(self.running) < self.max_batch and self._admit():
+            yield self.running[-1]
 
     def _admit(self) -> bool:
         """Let the next one in if its prompt has room and everyone who runs has room to grow by a block."""

@@ -141,7 +141,7 @@ class LocalExecutor:
         return logits
 
     def prefill(self, sequences: List[Sequence]) -> Tensor:
-        """Logits [B, V] of sequences that have slots, with beginnings in some: a pass for each length of those.
+        """Logits [B, V] of sequences that have blocks, with beginnings in some: a pass for each length of those.
 
         Rows of a pass start together, so it ends where its longest prompt does: rows that start apart would be padded
         beyond that, past their blocks or the last position, and would compute the padding.
@@ -223,7 +223,7 @@ class LocalExecutor:
             self.num_padding_rows += longest * len(tokens) - sum(lengths)
         phase = self.shapes[self.phases[is_decoding]]
         phase[StepShape(longest, len(tokens), longest if view is None else view.length)] += 1
-        if view is not None and view.can_attend and (recorded := self._recorded_step(len(tokens))):
+        if view is not None and not view.needs_mask and (recorded := self._recorded_step(len(tokens))):
             logits = recorded([row[0] for row in tokens], view)
             return logits if is_last_only else logits[:, None]
         padded = [row + [0] * (longest - len(row)) for row in tokens]

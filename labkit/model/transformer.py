@@ -36,14 +36,19 @@ class KVStore(Protocol):
         """Whether sequences of the batch differ in length."""
 
     @property
-    def can_attend(self) -> bool:
-        """Whether `attend` does all that lies between the projections, what may be seen included."""
+    def needs_mask(self) -> bool:
+        """Whether `attend` has to be told what may be seen."""
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [B, K, T, D] of the new tokens; returns keys and values of all L tokens, [B, K, L, D]."""
-
-    def attend(self, layer: int, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None, *, window: int | None) -> Tensor:
-        """Rotate, if not done yet, and store the new tokens and attend, in one go: [B, T, H + 2 K, D] → [B, T, H·D]."""
+    def attend(
+        self,
+        layer: int,
+        qkv: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        *,
+        window: int | None,
+    ) -> Tensor:
+        """Rotate, if given a rotation, store the new tokens and attend: [B, T, H + 2 K, D] → [B, T, H·D]."""
 
 
 class Transformer(nn.Module):
@@ -114,8 +119,8 @@ class Transformer(nn.Module):
 
         [B or 1, 1, T, L]; where `attend` folds several tokens, with a row for each of their heads: [B or 1, 1, T·G, L].
         """
-        if store is not None and store.can_attend:
-            return None  # it knows what may be seen
+        if store is not None and not store.needs_mask:
+            return None
         window, device = self.config.sliding_window, self.norm.weight.device
         length = num_tokens if store is None else store.length
         is_plain = num_tokens == length or (num_tokens == 1 and store is not None and not store.is_ragged)
@@ -194,11 +199,9 @@ class Attention(nn.Module):
 
         Without a `rotation` queries and keys are rotated already.
         """
-        if store is not None and store.can_attend:
-            return store.attend(self.index, qkv, rotation, window=self.window)
-        q, k, v = rotated(qkv, rotation, num_kv_heads=self.num_kv_heads, is_native=self.is_native)
         if store is not None:
-            k, v = store.append(self.index, k, v)
+            return store.attend(self.index, qkv, rotation, mask, window=self.window)
+        q, k, v = rotated(qkv, rotation, num_kv_heads=self.num_kv_heads, is_native=self.is_native)
         return attend(q, k, v, mask)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ CONFLICTS = {
 
 
 @dataclass(frozen=True)
-class Ranks(Optimization):
+class Ranks(Optimization, ABC):
     """Base of techniques that split a model between `num` processes; `way` is how."""
 
     way: ClassVar[str]
@@ -58,9 +59,9 @@ class Ranks(Optimization):
             return ""
         return f"this process may use {found}; allowed: num up to that many, or oversubscribe=True"
 
+    @abstractmethod
     def most(self, sizes: "ModelConfig") -> tuple[int, str]:
         """The largest number of processes for a model of these sizes, and what there are no more of."""
-        raise NotImplementedError
 
     @contextmanager
     def process(self) -> Iterator[Mapping[str, Any]]:

@@ -1,17 +1,14 @@
 """TextClassifier: an RNN that sorts texts into topics, as a System; and the seed of it all, `create_rnn_model`."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from labkit.bench.loadgen import load_of
-from labkit.core.cost import Cost
+from labkit.bench.answering import Answering
 from labkit.core.errors import UsageError
-from labkit.core.trace import RequestTrace, Trace
-from labkit.core.workload import Request, Workload, WorkloadSpec
+from labkit.core.workload import Workload
 from labkit.text.corpus import Corpus
 from labkit.text.rnn_keras import KERAS_RUNTIMES, KerasClassifier, create_rnn_model
 from labkit.text.rnn_trained import TrainedRnn
@@ -74,22 +71,14 @@ class Answer:
     probabilities: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A Workload whose texts are rows of ids, [requests, words]."""
-
-    workload: Workload
-    ids: Ids
-
-
-class TextClassifier:
-    """Texts in, the number of a topic out: one output a request, in batches of what waits.
+class TextClassifier(Answering):
+    """Texts in, the number of a topic out, in batches of what waits.
 
     Args:
         trained: weights, vocabulary and topics.
         config: how to compute.
         device: "cpu", or "cuda" for the torch twin.
-        test: labelled texts that quality is measured on.
+        test: labelled texts that quality is measured on, and that a workload asks.
     """
 
     def __init__(
@@ -101,6 +90,7 @@ class TextClassifier:
         test: Corpus | None = None,
     ) -> None:
         self.trained, self.config, self.device = trained, config or ClassifierConfig(), device
+        super().__init__(test.texts if test is not None else (), batch_size=self.config.batch)
         self._test = test
         self._weights = trained.weights
         if self.config.units is not None:
@@ -119,30 +109,14 @@ class TextClassifier:
         topics = self.trained.topics
         return Answer(topics[ranked[0]], {topics[number]: float(row[number]) for number in ranked})
 
-    def prepare(self, workload: Workload) -> Prepared:
-        """Turn texts into rows of ids, all as long as the longest; see `System`."""
-        lengths = [self.trained.length if one.prompt_tokens is None else one.prompt_tokens for one in workload.requests]
-        rows = [self._row(request, max(lengths)) for request in workload.requests]
-        return Prepared(workload, np.concatenate(rows))
+    def read(self, texts: Sequence[str], workload: Workload) -> Sequence[Any]:
+        """Rows of ids."""
+        return list(self.trained.vocabulary.encode(texts, length=self.trained.length))
 
-    def relocate(self) -> None:
-        """Nothing: the weights that a text reads are scattered over the table anyway."""
-
-    def drop_caches(self) -> None:
-        """Nothing: no request leaves anything behind."""
-
-    def serve(self, prepared: Prepared) -> Trace:
-        """Answer the requests in order of arrival; the clock runs from the call."""
-        start_ns = time.perf_counter_ns()
-        traces: dict[int, RequestTrace] = {}
-        for batch in self._batches(prepared.workload, start_ns):
-            scheduled_s = (time.perf_counter_ns() - start_ns) * 1e-9
-            rows = prepared.ids[[index for index, _, _ in batch]]
-            answers = self._computing.probabilities(rows).argmax(1).tolist()
-            done_s = (time.perf_counter_ns() - start_ns) * 1e-9
-            for (index, arrival_s, sent_s), answer in zip(batch, answers, strict=True):
-                traces[index] = RequestTrace(arrival_s, sent_s, scheduled_s, (done_s,), (answer,), rows.shape[1])
-        return Trace(tuple(traces[index] for index in sorted(traces)), (time.perf_counter_ns() - start_ns) * 1e-9)
+    def answer(self, inputs: Sequence[Any]) -> Sequence[int]:
+        """The number of the likeliest topic."""
+        numbers: list[int] = self._computing.probabilities(np.stack(inputs)).argmax(1).tolist()
+        return numbers
 
     def quality(self, effort: str) -> Mapping[str, float]:
         """Accuracy and macro-F1 on the test texts, all of them whatever the effort; {} where there are none."""
@@ -159,10 +133,6 @@ class TextClassifier:
         answers = [self.trained.topics[number] for number in np.concatenate(parts).argmax(1)]
         return Scores.of(self.trained.topics, test.labels, answers)
 
-    def cost(self, spec: WorkloadSpec) -> Cost:
-        """Nothing: a text reads some kilobytes, and what it takes beyond them is dispatch, which no limit knows."""
-        return Cost({})
-
     def facts(self) -> Mapping[str, Any]:
         """What a Run records of the build."""
         return {
@@ -171,9 +141,6 @@ class TextClassifier:
             "notes": self._computing.notes,
         }
 
-    def close(self) -> None:
-        """Nothing: weights go with the System."""
-
     def _built(self) -> Computing:
         config = self.config
         if config.runtime != "torch":
@@ -181,30 +148,3 @@ class TextClassifier:
         from labkit.text.rnn_torch import RnnTwin  # here, for a process of Keras holds no torch
 
         return RnnTwin(self._weights, is_folded=config.is_folded, precision=config.precision, device=self.device)
-
-    def _row(self, request: Request, length: int) -> Ids:
-        """[1, length]: the first words of a request, or the ids it brings."""
-        words = length if request.prompt_tokens is None else request.prompt_tokens
-        row = np.zeros((1, length), dtype=np.int32)
-        if isinstance(request.prompt, str):
-            row[:, :words] = self.trained.vocabulary.encode([request.prompt], length=words)
-        else:
-            row[0, : len(request.prompt)] = request.prompt
-        return row
-
-    def _batches(self, workload: Workload, start_ns: int) -> Iterator[list[tuple[int, float, float]]]:
-        """(index, arrival_s, sent_s) of the requests of each batch: what waits when the one before is done."""
-        num_left, waiting = len(workload.requests), list[tuple[int, float, float]]()
-        load = load_of(workload.scenario, workload.requests, concurrency=workload.concurrency, start_ns=start_ns)
-        with load:
-            while num_left:
-                waiting += [(index, load.arrival_s(index), sent_s) for index, sent_s in load.due()]
-                if not waiting:
-                    load.wait(timeout=1.0)
-                    continue
-                batch, waiting = waiting[: self.config.batch], waiting[self.config.batch :]
-                num_left -= len(batch)
-                yield batch
-                done_s = (time.perf_counter_ns() - start_ns) * 1e-9
-                for index, _, _ in batch:
-                    load.done(index, done_s)

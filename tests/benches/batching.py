@@ -19,6 +19,7 @@ from labkit.bench.compare import decide
 from labkit.bench.loadgen import Lag
 from labkit.core import paths
 from labkit.core.run import Run
+from labkit.core.trace import RequestTrace
 from labkit.core.workload import WorkloadSpec
 from labkit.runner.plan import Plan
 from labkit.runner.session import Session
@@ -79,7 +80,7 @@ def tell(runs: Sequence[Run]) -> None:
         )
 
 
-def requests(run: Run) -> list:  # type: ignore[type-arg]
+def requests(run: Run) -> list[RequestTrace]:
     """All of its requests."""
     return list(chain.from_iterable(measured.trace.requests for measured in run.passes))
 

@@ -1,0 +1,173 @@
+"""The commands that measure recipes beside each other: `bench`, `peers` and `scaling`."""
+
+from typing import Annotated
+
+import typer
+
+from labkit.cli.options import (
+    ArrivalCv,
+    Batch,
+    CacheState,
+    Concurrency,
+    CorpusFile,
+    Devices,
+    EffortName,
+    JsonTarget,
+    LabelColumn,
+    ModelName,
+    NewTokens,
+    NumRequests,
+    PromptTokens,
+    Rate,
+    ReportPath,
+    Seed,
+    SharedPrefix,
+    SystemModel,
+    SystemName,
+    TextColumn,
+    TraceFile,
+    Turns,
+    WorkloadName,
+    corpus_name,
+    spec_of,
+)
+
+
+def bench(
+    system: SystemName = "engine",
+    model: SystemModel = None,
+    corpus: CorpusFile = None,
+    text: TextColumn = "text",
+    label: LabelColumn = None,
+    device: Devices = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(help="chat, long, batch, server, shared_prefix; of texts: queries, vectors, query_batch."),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="kv_cache + quantize(bits=8) …; repeatable, the first is the baseline.")
+    ] = None,
+    effort: EffortName = "quick",
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
+    requests: NumRequests = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    burstiness: ArrivalCv = None,
+    concurrency: Concurrency = None,
+    turns: Turns = None,
+    trace: TraceFile = None,
+    shared_prefix: SharedPrefix = None,
+    cache_state: CacheState = None,
+    seed: Seed = 0,
+    json: JsonTarget = None,
+    report: ReportPath = None,
+) -> None:
+    """Measure recipes of one model, or of one corpus, on one workload, interleaved, each in its own process."""
+    from labkit.runner.plan import Plan
+    from labkit.runner.systems import DEFAULT_MODEL, DEFAULT_RECIPES, DEFAULT_WORKLOAD, check_system
+    from labkit.ui import measuring
+
+    spec = spec_of(
+        workload or DEFAULT_WORKLOAD[check_system(system)],
+        seed=seed,
+        trace=trace,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        num_requests=requests,
+        batch=batch,
+        rate_per_s=rate,
+        arrival_cv=burstiness,
+        concurrency=concurrency,
+        turns=turns,
+        shared_prefix_tokens=shared_prefix,
+        cache_state=cache_state,
+    )
+    recipes, devices = tuple(recipe or DEFAULT_RECIPES[system]), tuple(device or ("cpu",))
+    name = model or corpus_name(corpus, text, label) or DEFAULT_MODEL[system]
+    plan = Plan(model=name, spec=spec, recipes=recipes, devices=devices, effort=effort, seed=seed, system=system)
+    code = measuring.measure(
+        [plan],
+        json=json,
+        report=report,
+    )
+    raise typer.Exit(code)
+
+
+def peers(
+    model: ModelName = "llama-125m",
+    device: Devices = None,
+    workload: WorkloadName = "chat",
+    recipe: Annotated[list[str] | None, typer.Option(help="Recipes of labkit's engine; repeatable.")] = None,
+    effort: EffortName = "quick",
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
+    requests: NumRequests = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    burstiness: ArrivalCv = None,
+    concurrency: Concurrency = None,
+    turns: Turns = None,
+    trace: TraceFile = None,
+    shared_prefix: SharedPrefix = None,
+    cache_state: CacheState = None,
+    seed: Seed = 0,
+    json: JsonTarget = None,
+    report: ReportPath = None,
+) -> None:
+    """Measure recipes beside other engines on the same weights and prompts, in one interleaved session."""
+    from labkit.peers import default_recipes
+    from labkit.runner.plan import Plan
+    from labkit.ui import measuring
+
+    spec = spec_of(
+        workload,
+        seed=seed,
+        trace=trace,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        num_requests=requests,
+        batch=batch,
+        rate_per_s=rate,
+        arrival_cv=burstiness,
+        concurrency=concurrency,
+        turns=turns,
+        shared_prefix_tokens=shared_prefix,
+        cache_state=cache_state,
+    )
+    entries = (*measuring.installed_peers(), *(recipe or default_recipes(spec.num_requests)))
+    code = measuring.measure(
+        [Plan(model=model, spec=spec, recipes=entries, devices=tuple(device or ("cpu",)), effort=effort, seed=seed)],
+        json=json,
+        report=report,
+    )
+    raise typer.Exit(code)
+
+
+def scaling(
+    model: ModelName = "pylm",
+    workload: WorkloadName = "batch",
+    recipe: Annotated[str, typer.Option(help="What is scaled, without threads and replicas.")] = "kv_cache",
+    effort: EffortName = "quick",
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    json: JsonTarget = None,
+    report: ReportPath = None,
+    gil: Annotated[bool, typer.Option(help="Measure the part of the interpreter's lock first.")] = True,
+) -> None:
+    """Measure throughput over threads and replicas up to all cores, fit laws of scaling, name the knee."""
+    from functools import partial
+
+    from labkit.core.machine import usable_cores
+    from labkit.lab import Lab
+    from labkit.runner.plan import Plan
+    from labkit.ui import curves, document, measuring
+
+    spec = spec_of(workload, seed=seed, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch)
+    recipes = curves.recipes(recipe, spec, usable_cores())
+    plan = Plan(model=model, spec=spec, recipes=recipes, effort=effort, seed=seed)
+    found = Lab(model=model, workload=spec).gil(recipe) if gil and usable_cores() > 1 else None
+    conclude = partial(curves.conclude, gil=found, is_stdout=json != document.STDOUT)
+    raise typer.Exit(measuring.measure([plan], json=json, report=report, conclude=conclude))
