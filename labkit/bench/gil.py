@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from labkit.bench.contention import CoreTime
 from labkit.bench.measure import prime
 from labkit.bench.system import System
+from labkit.core.contention import CoreTime
 from labkit.core.workload import WorkloadSpec
 
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from labkit.bench.contention import CoreTime
 from labkit.bench.system import System
+from labkit.core.contention import CoreTime
 from labkit.core.effort import EFFORTS
 from labkit.core.errors import UsageError
 from labkit.core.metrics import pass_values

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from labkit.bench.ceilings import Ceilings
-from labkit.bench.contention import CoreTime
+from labkit.core.contention import CoreTime
 from labkit.core.machine import free_memory_bytes, machine
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from statistics import median
 from typing import Any
 
 from labkit.bench.loadgen import Lag
+from labkit.core.contention import MAX_CONTENTION
 from labkit.core.run import Fault, Pass
 from labkit.core.trace import Trace
 
 MIN_DRIFT = 0.03
 MAX_DRIFT = 0.25  # however noisy the machine is: beyond it there is no speed to speak of
 NOISE_FACTOR = 3.0
-MAX_CONTENTION = 0.1  # of all core time: more than daemons take, less than half a core of a small machine
 MAX_LIMIT_SHARE = 1.05
 MAX_LAG_S = 5e-3
 MAX_LAG_SHARE = 0.05  # of the median latency

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import torch
 
+from labkit.core.contention import MAX_CONTENTION, CoreTime
 from labkit.core.errors import LabkitError
 from labkit.core.machine import machine
 from labkit.core.paths import cache_folder, write_whole
@@ -27,7 +28,6 @@ _ROUNDS = 8  # of all kernels in turn, the first to warm up; fewer, two at least
 _ROUNDS_S = 0.2
 _CHAIN_S = 0.005  # of products in a row; a longer one is timed by itself
 _MOST_EVICTED_BYTES = 2**26  # more than most last-level caches
-_MOST_INTERRUPTED = 20  # times in a probe: a calm system has some housekeeping, a rival for a core takes over hundreds
 _MANY_ROWS = 16  # above so many, a product takes time in proportion to its rows
 
 Layer = TypeVar("Layer")
@@ -98,9 +98,9 @@ def choose(
         path = _path()
         kept = _read(path).get(shape.text)
         if kept is None or kept.kernel not in candidates:
-            before = _times_interrupted()
+            before = CoreTime.now()
             kept = Choice(*_probe(shape, candidates, layers), rows)
-            if _times_interrupted() - before <= _MOST_INTERRUPTED:
+            if before.contention(CoreTime.now()) <= MAX_CONTENTION:
                 _write(path, _read(path) | {shape.text: kept})
         CHOICES[shape] = kept
     return CHOICES[shape]
@@ -148,15 +148,6 @@ def _seconds(multiply: Multiply, *, device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter_ns() - start_ns) * 1e-9
-
-
-def _times_interrupted() -> int:
-    """How often the threads of this process had to give way to others; 0 where the system does not count."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _path() -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 from labkit.bench.gil import GilShare
 from labkit.bench.scaling import NUM_PARAMETERS, Fit, Law, core_counts, fit
-from labkit.bench.validity import MAX_CONTENTION
+from labkit.core.contention import MAX_CONTENTION
 from labkit.core.errors import UsageError
 from labkit.core.recipe import Recipe
 from labkit.core.run import Run

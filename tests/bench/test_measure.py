@@ -6,7 +6,8 @@ import pytest
 
 from labkit.bench import measure
 from labkit.bench.measure import calibrate, change_noise, is_steady, machine_noise, measure_pass, shortened, warm_up
-from labkit.bench.validity import MAX_CONTENTION, contention
+from labkit.bench.validity import contention
+from labkit.core.contention import MAX_CONTENTION
 from labkit.core.errors import UsageError
 from labkit.core.metrics import summarize
 from labkit.core.run import Pass

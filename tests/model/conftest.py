@@ -34,7 +34,7 @@ def fresh_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of remembered kernels, empty, and none remembered in this process."""
     monkeypatch.setattr(choice, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(choice, "CHOICES", {})
-    monkeypatch.setattr(choice, "_times_interrupted", lambda: 0)  # whoever else computes while tests run
+    monkeypatch.setattr(choice.CoreTime, "contention", lambda *_: 0.0)  # whoever else computes while tests run
     return tmp_path
 
 

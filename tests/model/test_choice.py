@@ -1,6 +1,5 @@
 """The choice of a kernel: the fastest, and the same in every process of this machine."""
 
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -46,7 +45,7 @@ def test_another_process_chooses_alike_without_timing(fresh_choices: Path) -> No
 def test_what_was_timed_among_rivals_for_the_processor_is_not_remembered(
     fresh_choices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "_times_interrupted", itertools.count(step=100).__next__)
+    monkeypatch.setattr(choice.CoreTime, "contention", lambda *_: 0.5)
     choose(SHAPE, {"only": [lambda: None]}, 4)
     assert not list(fresh_choices.glob("kernels-*.json"))
     assert choice.CHOICES[SHAPE].kernel == "only"

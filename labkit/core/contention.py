@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_CONTENTION = 0.1
+"""More than daemons take of all core time, less than half a core of a small machine; what met more is not believed."""
+
 _STAT = Path("/proc/stat")
 _IDLE = (3, 4)  # fields of a cpu line: idle, iowait
 _COUNTED = 8  # user nice system idle iowait irq softirq steal; guest time is inside user time already

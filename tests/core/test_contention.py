@@ -1,7 +1,7 @@
 import pytest
 
-from labkit.bench import contention as module
-from labkit.bench.contention import CoreTime
+from labkit.core import contention as module
+from labkit.core.contention import CoreTime
 
 
 def core_time(wall_s, busy_s, own_s):
