@@ -1,23 +1,14 @@
-"""Exercises of the lessons: a check takes the reader's answer and says in a line whether it holds, or what is off.
-
-The two toys below are what lessons and checks play with: a machine whose speed changes, and a server that stalls.
-"""
+"""Exercises of lesson 00, and its two toys: a machine whose speed changes, and a server that stalls."""
 
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 
 from labkit.bench.compare import decide
-from labkit.bench.comparison import Comparison
-from labkit.core.errors import UsageError
 from labkit.core.metrics import LATENCIES
 from labkit.core.stats import missing_samples
 from labkit.core.trace import RequestTrace, Trace
-from labkit.core.workload import WorkloadSpec
-from labkit.optimizations import bind
-
-CORRECT = "correct"
-OPEN = "not answered yet"
+from labkit.ui.exercises.replies import CORRECT, OPEN
 
 NUM_BLOCKS = 8
 NUM_SESSIONS = 200
@@ -64,7 +55,7 @@ def stalled_trace(
 
 
 def samples_to_p99(answer: int | None, *, num_samples: int) -> str:
-    """Lesson 00: how many more samples a p99 needs when there are `num_samples`."""
+    """How many more samples a p99 needs when there are `num_samples`."""
     if answer is None:
         return OPEN
     missing = missing_samples(num_samples, 99)
@@ -74,7 +65,7 @@ def samples_to_p99(answer: int | None, *, num_samples: int) -> str:
 
 
 def fair_schedule(answer: Schedule | None) -> str:
-    """Lesson 00: a schedule of 8 blocks that neither drift nor a beat can fool."""
+    """A schedule of 8 blocks that neither drift nor a beat can fool."""
     if answer is None:
         return OPEN
     order = list(answer(random.Random(1)))
@@ -88,7 +79,7 @@ def fair_schedule(answer: Schedule | None) -> str:
 
 
 def honest_latencies(answer: Callable[[Trace], Iterable[float]] | None) -> str:
-    """Lesson 00: a function from a Trace to the latencies its users felt, in seconds."""
+    """A function from a Trace to the latencies its users felt, in seconds."""
     if answer is None:
         return OPEN
     trace = stalled_trace(num_requests=100)
@@ -97,36 +88,3 @@ def honest_latencies(answer: Callable[[Trace], Iterable[float]] | None) -> str:
     if len(given) == len(felt) and all(map(math.isclose, given, felt)):
         return CORRECT
     return f"users waited {sum(felt):.1f} s in all, you count {sum(given):.1f} s: from when does a user wait?"
-
-
-def recipe_text(answer: str | None, *, expected: str) -> str:
-    """Lesson 11: a recipe that means the same as `expected`, in any spelling."""
-    if answer is None:
-        return OPEN
-    try:
-        seen, wanted = bind(answer).recipe.text, bind(expected).recipe.text
-    except UsageError as error:
-        return str(error)
-    return CORRECT if seen == wanted else f"that means {seen or 'the baseline'}"
-
-
-def nearest_to_limit(answer: str | None, comparison: Comparison) -> str:
-    """Lesson 11: which recipe of the reader's own Comparison uses the largest share of its machine's limit."""
-    if answer is None:
-        return OPEN
-    shares = comparison.frame().dropna(subset=["limit_share"]).set_index("recipe")["limit_share"]
-    if answer not in shares:
-        return f"no recipe {answer!r} with a limit; there are: {', '.join(shares.index)}"
-    nearest = shares.idxmax()
-    return CORRECT if answer == nearest else f"{answer} reached {shares[answer]:.1%}, another one more"
-
-
-def batching_workload(answer: WorkloadSpec | None) -> str:
-    """Lesson 11: a workload on which static batching has anything to batch."""
-    if answer is None:
-        return OPEN
-    if answer.num_requests < 2:
-        return "one request makes no batch"
-    if answer.scenario != "offline":
-        return f"{answer.scenario} does not send its requests together"
-    return CORRECT
