@@ -22,7 +22,7 @@ from labkit.core.workload import workload as named_workload
 from labkit.runner.plan import Plan
 from labkit.runner.session import WORKER_COMMAND, OnProgress, Session
 from labkit.runner.store import FILE_NAME, Store
-from labkit.runner.systems import DEFAULT_MODEL, DEFAULT_WORKLOAD, ENGINE, check_system
+from labkit.runner.systems import DEFAULT_MODEL, DEFAULT_RECIPES, DEFAULT_WORKLOAD, ENGINE, check_system
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,11 +204,11 @@ class Lab:
         with Store(self.home / FILE_NAME) as store:
             return store.runs(limit=limit)
 
-    def panel(self, *, recipe: str = "kv_cache", beside: Sequence[str] = ("",)) -> "Panel":
+    def panel(self, *, recipe: str | None = None, beside: Sequence[str] = ("",)) -> "Panel":
         """Toggles, Run and views in a notebook, with this Lab's settings to begin with.
 
         Args:
-            recipe: what is switched on at first.
+            recipe: what is switched on at first; without one the second of the System's own.
             beside: recipes that every measurement holds besides; the first is the baseline.
 
         Raises:
@@ -220,7 +220,7 @@ class Lab:
             raise Unavailable(
                 f"a panel was asked for; {error.name} is not installed; remedy: pip install 'labkit[notebooks]'"
             ) from None
-        return Panel(self, recipe=recipe, beside=beside)
+        return Panel(self, recipe=DEFAULT_RECIPES[self.system][1] if recipe is None else recipe, beside=beside)
 
     def report(self, path: str | Path) -> Path:
         """Write a report of what this Lab measured last, in the format of the file's name: html, md, csv or ipynb.

@@ -371,3 +371,32 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, message, ca
     error = capsys.readouterr().err
     assert error.startswith(message)
     assert error.count("\n") == 1
+
+
+def test_similar_finds_docstrings_and_is_quick_from_then_on(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["similar", "how do I read a file line by line", "--count", "3", "--json"]
+    assert cli.main(asked) == 0
+    found = json.loads(capsys.readouterr().out)["matches"]
+    assert len(found) == 3
+    assert any(match["name"].startswith("fileinput.") for match in found)
+    assert cli.main(asked) == 0
+    assert json.loads(capsys.readouterr().out)["matches"] == found
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["xyzzy"], "none of its words is in the corpus"),
+        ([""], "it is empty"),
+        (["file", "--count", "0"], "the 0 most similar texts were asked for"),
+        (["file", "--rank", "999999"], "rank 999999 was asked for"),
+        (["file", "--corpus", "absent.csv"], "'absent.csv' cannot be read"),
+    ],
+)
+def test_what_similar_cannot_find_is_one_line(
+    more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["similar", *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

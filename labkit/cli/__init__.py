@@ -24,6 +24,7 @@ from labkit.cli.options import (
     Seed,
 )
 from labkit.cli.sweep import merge, sweep
+from labkit.cli.texts import similar
 from labkit.core.errors import LabkitError, UsageError
 from labkit.optimizations import rank
 
@@ -120,7 +121,7 @@ def lab(
     os.execve(command[0], command, lab_environment())  # noqa: S606 - becomes JupyterLab, which then hears Ctrl-C itself
 
 
-for command in (bench, peers, sweep, merge, scaling):
+for command in (bench, peers, sweep, merge, scaling, similar):
     app.command()(command)
 
 

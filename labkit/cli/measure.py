@@ -24,6 +24,7 @@ from labkit.cli.options import (
     SharedPrefix,
     SystemModel,
     SystemName,
+    SystemWorkload,
     TextColumn,
     TraceFile,
     Turns,
@@ -40,10 +41,7 @@ def bench(
     text: TextColumn = "text",
     label: LabelColumn = None,
     device: Devices = None,
-    workload: Annotated[
-        str | None,
-        typer.Option(help="chat, long, batch, server, shared_prefix; of texts: queries, vectors, query_batch."),
-    ] = None,
+    workload: SystemWorkload = None,
     recipe: Annotated[
         list[str] | None, typer.Option(help="kv_cache + quantize(bits=8) …; repeatable, the first is the baseline.")
     ] = None,
@@ -86,19 +84,15 @@ def bench(
     recipes, devices = tuple(recipe or DEFAULT_RECIPES[system]), tuple(device or ("cpu",))
     name = model or corpus_name(corpus, text, label) or DEFAULT_MODEL[system]
     plan = Plan(model=name, spec=spec, recipes=recipes, devices=devices, effort=effort, seed=seed, system=system)
-    code = measuring.measure(
-        [plan],
-        json=json,
-        report=report,
-    )
-    raise typer.Exit(code)
+    raise typer.Exit(measuring.measure([plan], json=json, report=report))
 
 
 def peers(
-    model: ModelName = "llama-125m",
+    task: Annotated[str, typer.Option(help="engine, or a system of texts: similarity.")] = "engine",
+    model: Annotated[str | None, typer.Option(help="As of bench; of the engine llama-125m by default.")] = None,
     device: Devices = None,
-    workload: WorkloadName = "chat",
-    recipe: Annotated[list[str] | None, typer.Option(help="Recipes of labkit's engine; repeatable.")] = None,
+    workload: SystemWorkload = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="Recipes of labkit's own; repeatable.")] = None,
     effort: EffortName = "quick",
     prompt_tokens: PromptTokens = None,
     new_tokens: NewTokens = None,
@@ -115,13 +109,14 @@ def peers(
     json: JsonTarget = None,
     report: ReportPath = None,
 ) -> None:
-    """Measure recipes beside other engines on the same weights and prompts, in one interleaved session."""
+    """Measure recipes beside other projects on the same weights or texts, in one interleaved session."""
     from labkit.peers import default_recipes
     from labkit.runner.plan import Plan
+    from labkit.runner.systems import DEFAULT_MODEL, DEFAULT_WORKLOAD, ENGINE, TEXT_SYSTEMS, check_system
     from labkit.ui import measuring
 
     spec = spec_of(
-        workload,
+        workload or DEFAULT_WORKLOAD[check_system(task)],
         seed=seed,
         trace=trace,
         prompt_tokens=prompt_tokens,
@@ -135,13 +130,17 @@ def peers(
         shared_prefix_tokens=shared_prefix,
         cache_state=cache_state,
     )
-    entries = (*measuring.installed_peers(), *(recipe or default_recipes(spec.num_requests)))
-    code = measuring.measure(
-        [Plan(model=model, spec=spec, recipes=entries, devices=tuple(device or ("cpu",)), effort=effort, seed=seed)],
-        json=json,
-        report=report,
+    ours = default_recipes(spec.num_requests) if task == ENGINE else TEXT_SYSTEMS[task].beside
+    plan = Plan(
+        model=model or ("llama-125m" if task == ENGINE else DEFAULT_MODEL[task]),
+        spec=spec,
+        recipes=(*measuring.installed_peers(task), *(recipe or ours)),
+        devices=tuple(device or ("cpu",)),
+        effort=effort,
+        seed=seed,
+        system=task,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(measuring.measure([plan], json=json, report=report))
 
 
 def scaling(

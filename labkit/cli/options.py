@@ -20,6 +20,12 @@ SystemModel = Annotated[
     str | None,
     typer.Option("--model", help="pylm, a named shape such as llama-125m, a checkpoint folder, or org/name."),
 ]
+SystemWorkload = Annotated[
+    str | None,
+    typer.Option(
+        "--workload", help="chat, long, batch, server, shared_prefix; of texts: queries, vectors, query_batch."
+    ),
+]
 CorpusFile = Annotated[Path | None, typer.Option("--corpus", help="Texts of your own: .csv, .jsonl or .txt, in UTF-8.")]
 TextColumn = Annotated[str, typer.Option("--text", help="The column of the corpus that holds the texts.")]
 LabelColumn = Annotated[str | None, typer.Option("--label", help="The column that holds their classes.")]

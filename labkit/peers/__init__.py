@@ -70,6 +70,9 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "transformers": ("transformers",),
     "torchao": ("torchao", "transformers"),
     "llama_cpp": ("llama_cpp",),
+    "sklearn_cosine": ("sklearn",),
+    "sklearn_linear": ("sklearn",),
+    "gensim_lsi": ("gensim",),
 }
 """The packages that a peer is made of."""
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import UsageError
+from labkit.core.workload import WORKLOADS
 
 if TYPE_CHECKING:
     from labkit.bench.answering import Answering
+    from labkit.core.recipe import Step
     from labkit.optimizations import Bound
     from labkit.text.corpus import Corpus
 
@@ -29,6 +31,9 @@ class TextSystem:
         held_bytes: memory that it will hold, foretold from the corpus.
         workload: what it is measured on unless something else is asked for.
         recipes: what it is measured with unless others are.
+        peer: another project's System for the same, by name and knobs; see `peers`.
+        peers: those that `labkit peers` measures, in the text form of a recipe; ratios are stated against the first.
+        beside: recipes of ours that it sets beside them.
     """
 
     framework: str
@@ -36,6 +41,9 @@ class TextSystem:
     held_bytes: "Callable[[Bound, Corpus], int]"
     workload: str
     recipes: tuple[str, ...]
+    peer: "Callable[[Step, Corpus], Answering]"
+    peers: tuple[str, ...]
+    beside: tuple[str, ...]
 
 
 def _similarity(bound: "Bound", corpus: "Corpus", device: str) -> "Answering":
@@ -51,6 +59,18 @@ def _similarity_bytes(bound: "Bound", corpus: "Corpus") -> int:
     return forecast_bytes(corpus, bound.settings(Settings()))
 
 
+def _similarity_peer(step: "Step", corpus: "Corpus") -> "Answering":
+    from labkit.peers.similarity import Task, open_similarity_peer
+    from labkit.text.similarity_system import NEIGHBOURS, judged, parts
+    from labkit.text.words import terms
+
+    indexed, queries = parts(corpus)
+    task = Task(
+        indexed.texts, queries.texts, terms, lambda effort, find: judged(indexed, queries, effort, find), NEIGHBOURS
+    )
+    return open_similarity_peer(step.name, task, dict(step.knobs))
+
+
 TEXT_SYSTEMS: Mapping[str, TextSystem] = {
     "similarity": TextSystem(
         framework="torch",
@@ -63,6 +83,9 @@ TEXT_SYSTEMS: Mapping[str, TextSystem] = {
             "truncated_svd + vector_precision(dtype='fp16')",
             "truncated_svd + vector_precision(dtype='int8')",
         ),
+        peer=_similarity_peer,
+        peers=("sklearn_cosine", "sklearn_linear", "gensim_lsi"),
+        beside=("truncated_svd", "truncated_svd + vector_precision(dtype='int8')"),
     ),
 }
 """By the name that `Plan.system`, `Lab(system=…)` and `labkit bench --system` take; the engine is the default there."""
@@ -78,6 +101,15 @@ DEFAULT_RECIPES: Mapping[str, tuple[str, ...]] = {
     ENGINE: ("", "kv_cache"),
     **{name: kind.recipes for name, kind in TEXT_SYSTEMS.items()},
 }
+
+
+def workloads(system: str) -> tuple[str, ...]:
+    """Names of the workloads that are made for a System: one output a request for texts, tokens for the engine."""
+    return tuple(
+        name
+        for name, spec in WORKLOADS.items()
+        if (spec.new_tokens == 1) is (system != ENGINE) and (system == "similarity" or not spec.is_vectorized)
+    )
 
 
 def check_system(name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from labkit.core.errors import UsageError
+from labkit.core.errors import Unavailable, UsageError
 from labkit.core.machine import free_memory_bytes
 from labkit.core.recipe import Recipe
 from labkit.core.workload import WorkloadSpec
@@ -166,21 +166,31 @@ def _build(bound: "Bound", order: Order) -> "System":
 
 @contextmanager
 def _open_peer(order: Order) -> Iterator[Target]:
-    from labkit.peers import open_peer
-
-    (step,) = order.steps.steps
     start_s = time.perf_counter()
-    system = open_peer(
-        step.name,
-        model=order.model,
-        device=order.device,
-        options=dict(step.knobs),
-        cache_folder=Path(order.cache_folder),
-    )
+    system = _peer(order)
     try:
         yield Target(system, time.perf_counter() - start_s)
     finally:
         system.close()
+
+
+def _peer(order: Order) -> "System":
+    (step,) = order.steps.steps
+    if order.system == ENGINE:
+        from labkit.peers import open_peer
+
+        return open_peer(
+            step.name,
+            model=order.model,
+            device=order.device,
+            options=dict(step.knobs),
+            cache_folder=Path(order.cache_folder),
+        )
+    from labkit.text.corpus import open_corpus
+
+    if order.device != "cpu":
+        raise Unavailable(f"peer {step.name!r} was asked to run on {order.device!r}; it runs on: cpu")
+    return TEXT_SYSTEMS[order.system].peer(step, open_corpus(order.model))
 
 
 def text_need(order: Order) -> Need:

@@ -16,6 +16,7 @@ from labkit.core.run import Run
 from labkit.peers import DEFAULT_PEERS, PACKAGES
 from labkit.runner.plan import Plan
 from labkit.runner.session import Session
+from labkit.runner.systems import ENGINE, TEXT_SYSTEMS
 from labkit.runner.target import PEER_PREFIX
 from labkit.ui import console, document
 from labkit.ui.history import open_store
@@ -58,10 +59,11 @@ def measure(
     return DONE if all(run.is_valid for run in runs) else INVALID
 
 
-def installed_peers() -> tuple[str, ...]:
-    """Entries for the default peers whose packages are here; the others are named in a note."""
+def installed_peers(system: str = ENGINE) -> tuple[str, ...]:
+    """Entries for a System's default peers whose packages are here; the others are named in a note."""
+    peers = DEFAULT_PEERS if system == ENGINE else TEXT_SYSTEMS[system].peers
     missing = {name: [package for package in packages if not find_spec(package)] for name, packages in PACKAGES.items()}
-    names = {text: Recipe.parse(text).names[0] for text in DEFAULT_PEERS}
+    names = {text: Recipe.parse(text).names[0] for text in peers}
     for name in dict.fromkeys(names.values()):
         if missing[name]:
             note(f"labkit: peer {name} is not measured; not installed: {', '.join(missing[name])}")

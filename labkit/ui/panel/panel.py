@@ -15,6 +15,7 @@ from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
 from labkit.runner.plan import Progress
 from labkit.runner.session import OnProgress
+from labkit.runner.systems import ENGINE
 from labkit.ui import prose, show
 from labkit.ui.document import comparisons_of
 from labkit.ui.forecast import Forecast, forecast
@@ -35,6 +36,7 @@ _ROW = {"flex_flow": "row wrap", "align_items": "center"}
 class Lab(Protocol):
     """What a panel needs of its Lab."""
 
+    system: str
     model: str
     devices: tuple[str, ...]
     spec: WorkloadSpec
@@ -93,7 +95,7 @@ class Panel:
 
     def run(self) -> None:
         """Measure what is switched on beside the recipes of the comparison; returns at once. One at a time."""
-        reading = switchboard.read(self.recipe)
+        reading = self._read(self.recipe)
         if self._is_running or not reading.is_valid or self._settings.problem:
             return
         recipes = [*self._beside, *(() if self._is_beside(reading.text) else (reading.text,))]
@@ -145,9 +147,14 @@ class Panel:
     def _build(self) -> None:
         lab = self._lab
         self._settings = Settings(
-            model=lab.model, devices=lab.devices, spec=lab.spec, effort=lab.effort, on_change=self._take_settings
+            system=lab.system,
+            model=lab.model,
+            devices=lab.devices,
+            spec=lab.spec,
+            effort=lab.effort,
+            on_change=self._take_settings,
         )
-        self._controls = controls(switchboard.slots(), self._take_toggles)
+        self._controls = controls(switchboard.slots(lab.system), self._take_toggles)
         self._text = widgets.Text(
             description="recipe",
             placeholder="the naive baseline; or: kv_cache + quantize(bits=8)",
@@ -203,7 +210,7 @@ class Panel:
         if self._is_syncing:
             return
         steps = {name: knobs for control in self._controls for name, knobs in control.read().items()}
-        reading = switchboard.write(steps)
+        reading = switchboard.write(steps, self._lab.system)
         self._sync(lambda: setattr(self._text, "value", reading.text))
         self._switched(reading)
 
@@ -211,10 +218,13 @@ class Panel:
         """The text was edited: move the toggles, unless it means nothing."""
         if self._is_syncing:
             return
-        reading = switchboard.read(self._text.value)
+        reading = self._read(self._text.value)
         if reading.is_valid:
             self._sync(lambda: self._write_controls(reading.steps))
         self._switched(reading)
+
+    def _read(self, text: str) -> switchboard.Reading:
+        return switchboard.read(text, self._lab.system)
 
     def _write_controls(self, steps: switchboard.Steps) -> None:
         for control in self._controls:
@@ -229,14 +239,14 @@ class Panel:
             self._is_syncing = False
 
     def _take_settings(self) -> None:
-        self._switched(switchboard.read(self._text.value))
+        self._switched(self._read(self._text.value))
 
     def _switched(self, reading: switchboard.Reading) -> None:
         """Say what is wrong with what is switched on, or what it should reach."""
         problem = reading.problem or self._settings.problem
         self._message.value = _line(problem, css="invalid")
         expected = None
-        if not problem:
+        if not problem and self._lab.system == ENGINE:
             try:
                 expected = forecast(
                     reading.text,
@@ -252,13 +262,13 @@ class Panel:
         self._foresee()
 
     def _add_beside(self) -> None:
-        reading = switchboard.read(self.recipe)
+        reading = self._read(self.recipe)
         if reading.is_valid and not self._is_beside(reading.text):
             self._beside.append(reading.text)
             self._show_beside()
 
     def _is_beside(self, text: str) -> bool:
-        return any(switchboard.same(text, other) for other in self._beside)
+        return any(switchboard.same(text, other, self._lab.system) for other in self._beside)
 
     def _show_beside(self) -> None:
         """A row for each recipe of the comparison, with a button that takes it out."""
@@ -303,7 +313,7 @@ class Panel:
 
     def _refresh(self) -> None:
         """Which buttons can be pressed."""
-        is_valid = switchboard.read(self.recipe).is_valid and not self._settings.problem
+        is_valid = self._read(self.recipe).is_valid and not self._settings.problem
         self._run.disabled = self._is_running or not is_valid
         self._cancel.disabled = not self._is_running
         self._add.disabled = not is_valid

@@ -12,6 +12,7 @@ from labkit.core.machine import DEVICES, machine
 from labkit.core.replay import MAX_TOKENS
 from labkit.core.workload import WORKLOADS, WorkloadSpec, resized
 from labkit.model.source import MODELS
+from labkit.runner.systems import DEFAULT_MODEL, ENGINE, workloads
 from labkit.ui.markup import tag
 
 _MAX_REQUESTS = 4096
@@ -25,12 +26,23 @@ class Settings:
     """The widgets, with values to begin with; a model or workload of one's own is offered beside the named ones."""
 
     def __init__(
-        self, *, model: str, devices: Sequence[str], spec: WorkloadSpec, effort: str, on_change: OnChange
+        self,
+        *,
+        system: str = ENGINE,
+        model: str,
+        devices: Sequence[str],
+        spec: WorkloadSpec,
+        effort: str,
+        on_change: OnChange,
     ) -> None:
         self._spec = spec
-        self._model = _dropdown("model", dict.fromkeys([*MODELS, model]), model, "what is measured")
+        models = MODELS if system == ENGINE else (DEFAULT_MODEL[system],)
+        self._model = _dropdown("model", dict.fromkeys([*models, model]), model, "what is measured")
         self._workload = _dropdown(
-            "workload", dict.fromkeys([*WORKLOADS, spec.name]), spec.name, "how requests arrive and how long they are"
+            "workload",
+            dict.fromkeys([*workloads(system), spec.name]),
+            spec.name,
+            "how requests arrive and how long they are",
         )
         self._effort = _dropdown(
             "effort", {f"{name}: {_EFFORTS[name]}": name for name in EFFORTS}, effort, "how long it may take"

@@ -28,19 +28,19 @@ class Reading:
         return not self.problem
 
 
-def read(text: str) -> Reading:
-    """Read a Recipe's text as the engine would; a text that cannot be bound is told, not raised."""
+def read(text: str, system: str = "engine") -> Reading:
+    """Read a Recipe's text as the System would; a text that cannot be bound is told, not raised."""
     try:
-        bound = bind(text)
+        bound = bind(text, system=system)
     except UsageError as error:
         return Reading(text, {}, str(error))
     steps = {one.name: {key: getattr(one, key) for key in knobs_of(type(one))} for one in bound.optimizations}
     return Reading(bound.recipe.text, steps)
 
 
-def write(steps: Steps) -> Reading:
+def write(steps: Steps, system: str = "engine") -> Reading:
     """The text of what is switched on: canonical where it is valid, else as it was switched, with the problem."""
-    return read(Recipe.of(steps).text)
+    return read(Recipe.of(steps).text, system)
 
 
 def slots(system: str = "engine") -> dict[Slot, tuple[type[Optimization], ...]]:
@@ -59,7 +59,7 @@ def knobs_of(kind: type[Optimization]) -> tuple[str, ...]:
     return tuple(spec.name for spec in fields(kind))
 
 
-def same(first: str, second: str) -> bool:
+def same(first: str, second: str, system: str = "engine") -> bool:
     """Whether two texts are the same valid Recipe."""
-    ours, theirs = read(first), read(second)
+    ours, theirs = read(first, system), read(second, system)
     return ours.is_valid and theirs.is_valid and ours.text == theirs.text

@@ -57,6 +57,19 @@ def test_every_technique_can_be_switched_on(panel: Panel) -> None:
         assert set(toggles(panel)) == {*kind.requires, kind.name}
 
 
+def test_a_system_of_texts_has_its_own_toggles_corpus_and_workloads(tmp_path: Path) -> None:
+    panel = Lab(system="similarity", home=tmp_path).panel(recipe="truncated_svd(rank=64) + vector_precision")
+    assert toggles(panel) == {
+        "truncated_svd": {"rank": 64, "algorithm": "randomized"},
+        "vector_precision": {"dtype": "int8"},
+    }
+    assert panel._settings.model == "stdlib"
+    assert panel._settings._workload.options == ("queries", "vectors", "query_batch")
+    panel.recipe = "kv_cache"
+    assert "unknown optimization" in panel._message.value
+    assert panel._run.disabled
+
+
 def test_an_open_knob_suggests_values_and_takes_any_text(panel: Panel) -> None:
     panel.recipe = "kv_cache + speculative(draft='some/model')"
     (control,) = (control for control in panel._controls if "speculative" in control.read())
