@@ -191,7 +191,7 @@ def exact_recipes() -> list[str]:
     """Each exact technique over the cache, which makes it seconds instead of minutes, and with a draft of the model."""
     kinds = [kind for kind in techniques() if proven_on_cpu(kind) and (kind is KvCache or not clash(KvCache, kind))]
     recipes = [" + ".join(names_of_pair(KvCache, kind)) for kind in kinds]
-    return ["static_batching(size=8)", "kv_cache + speculative(draft='half')", *recipes]
+    return [*recipes, "kv_cache + speculative(draft='half')"]
 
 
 @pytest.mark.slow
