@@ -150,10 +150,12 @@ class Lab:
         name: str = "sweep",
         on_progress: OnProgress | None = None,
         cancel: threading.Event | None = None,
+        warn: bool = True,
     ) -> "Frontier":
         """Measure recipes at rising rates, in requests per second, or find the rate that each keeps up with ("auto").
 
         Cells that the history knows under this name are not measured again, so what was stopped can be gone on with.
+        Cells that failed are told in `problems`, and with `warn` by Python warnings.
 
         Raises:
             UsageError: a recipe, the model, a device or a rate cannot be had. StoreError: the history cannot be kept.
@@ -183,6 +185,10 @@ class Lab:
                 runs.append(run)
                 if cancel.is_set():
                     break
+        failed = [run for run in runs if run.status == "failed"]
+        self.problems = (*session.warnings, *(f"{run.label} on {run.device} failed: {run.error}" for run in failed))
+        for problem in self.problems if warn else ():
+            warnings.warn(problem, stacklevel=2)
         return Frontier.of(runs, limits)
 
     def history(self, *, limit: int | None = None) -> "pd.DataFrame":

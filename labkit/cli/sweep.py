@@ -21,7 +21,6 @@ from labkit.cli.options import (
     WorkloadName,
     spec_of,
 )
-from labkit.core.errors import UsageError
 
 TtftLimit = Annotated[float, typer.Option("--ttft-limit-s", help="Longest time to first token of a good request.")]
 TpotLimit = Annotated[float, typer.Option("--tpot-limit-s", help="Longest time per later token of a good request.")]
@@ -56,7 +55,7 @@ def sweep(
     Each cell is stored at once. The same command goes on where it was stopped; another --name begins anew.
     """
     from labkit.core.goodput import Limits
-    from labkit.runner.sweep import Shard, Sweep
+    from labkit.runner.sweep import Shard, Sweep, parse_rates
     from labkit.ui import sweeping
 
     limits, part = Limits(ttft_s=ttft_limit_s, tpot_s=tpot_limit_s), Shard.parse(shard)
@@ -77,7 +76,7 @@ def sweep(
         model=model,
         spec=spec,
         recipes=tuple(recipe or ("kv_cache",)),
-        rates=_rates(rate),
+        rates=parse_rates(rate),
         devices=tuple(device or ("cpu",)),
         effort=effort,
         name=name,
@@ -98,14 +97,3 @@ def merge(
     from labkit.ui import sweeping
 
     sweeping.merge(files, Limits(ttft_s=ttft_limit_s, tpot_s=tpot_limit_s), into=into, json=json, html=html)
-
-
-def _rates(texts: list[str]) -> tuple[float | str, ...]:
-    """Numbers and `auto`, as given in one option or several."""
-    rates: list[float | str] = []
-    for text in map(str.strip, ",".join(texts).split(",")):
-        try:
-            rates.append(text if text == "auto" else float(text))
-        except ValueError:
-            raise UsageError(f"--rate {text!r} was asked for; allowed: requests a second such as 4, or auto") from None
-    return tuple(rates)

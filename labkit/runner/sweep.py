@@ -45,6 +45,21 @@ class Shard:
         return things[self.index - 1 :: self.num]
 
 
+def parse_rates(texts: Iterable[str]) -> tuple[float | str, ...]:
+    """Requests per second and `auto`, with commas between them, in one text or several.
+
+    Raises:
+        UsageError: one is neither.
+    """
+    rates: list[float | str] = []
+    for text in map(str.strip, ",".join(texts).split(",")):
+        try:
+            rates.append(AUTO if text == AUTO else float(text))
+        except ValueError:
+            raise UsageError(f"rate {text!r} was asked for; allowed: requests a second such as 4, or {AUTO}") from None
+    return tuple(rates)
+
+
 class Task(NamedTuple):
     """An entry at a rate, or, without one, the search for the rate that it keeps up with."""
 

@@ -31,6 +31,11 @@ class Job:
         """Ask the work to stop; returns at once."""
         self._cancel.set()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._cancel.is_set()
+
     def wait(self, timeout_s: float | None = None) -> None:
         """Block until the work has ended.
 

@@ -19,15 +19,18 @@ from labkit.runner.systems import ENGINE
 from labkit.ui import prose, show
 from labkit.ui.document import comparisons_of
 from labkit.ui.forecast import Forecast, forecast
+from labkit.ui.frontier import Frontier
 from labkit.ui.markup import Html, tag
 from labkit.ui.panel import switchboard
 from labkit.ui.panel.controls import controls
-from labkit.ui.panel.job import Job
+from labkit.ui.panel.job import Job, OnEnd, Work
+from labkit.ui.panel.load import Load
 from labkit.ui.panel.settings import Settings
 from labkit.ui.panel.views import VIEWS, Content, ahead
 from labkit.ui.report import chapters
 
 _HISTORY = "History"
+_LOAD = "Under load"
 _AHEAD = "Speed"  # the tab that shows what is switched on, too
 _NUM_STORED = 200  # of the newest Runs that the history offers
 _ROW = {"flex_flow": "row wrap", "align_items": "center"}
@@ -51,6 +54,21 @@ class Lab(Protocol):
         self, recipes: Sequence[str], *, on_progress: OnProgress | None, cancel: Any, warn: bool
     ) -> tuple[Run, ...]:
         """Measure recipes against each other."""
+
+    def sweep(
+        self,
+        recipes: Sequence[str],
+        *,
+        rates: Sequence[float | str],
+        num_requests: int,
+        ttft_limit_s: float,
+        tpot_limit_s: float,
+        name: str,
+        on_progress: OnProgress | None,
+        cancel: Any,
+        warn: bool,
+    ) -> Frontier:
+        """Measure recipes at rising rates."""
 
     def stored(self, *, limit: int) -> tuple[Run, ...]:
         """The newest Runs of the history."""
@@ -95,27 +113,43 @@ class Panel:
 
     def run(self) -> None:
         """Measure what is switched on beside the recipes of the comparison; returns at once. One at a time."""
-        reading = self._read(self.recipe)
-        if self._is_running or not reading.is_valid or self._settings.problem:
+        if not self._can_run:
             return
-        recipes = [*self._beside, *(() if self._is_beside(reading.text) else (reading.text,))]
-        self._is_running = True
-        self._refresh()
-        self._say("")
-        try:
-            settings = self._settings
-            self._measuring = lab = self._lab.replace(
-                model=settings.model, devices=settings.devices, workload=settings.spec, effort=settings.effort
-            )
-        except LabkitError as error:
-            self._end((), error)
-            return
-        self._job = Job(
-            lambda on_progress, cancel: lab.measure(recipes, on_progress=on_progress, cancel=cancel, warn=False),
-            on_progress=self._show_progress,
-            on_end=self._end,
+        recipes = self._recipes
+        self._begin(
+            lambda lab: (
+                lambda on_progress, cancel: lab.measure(recipes, on_progress=on_progress, cancel=cancel, warn=False)
+            ),
+            self._end,
         )
-        self._job.start()
+
+    def sweep(self) -> None:
+        """Measure the same recipes at the rates of the tab "Under load"; returns at once. One at a time."""
+        if not self._can_run:
+            return
+        recipes = self._recipes
+        try:
+            asked = self._load.asked
+        except LabkitError as error:
+            self._say(str(error), css="invalid")
+            return
+
+        def sweeping(lab: Lab) -> Work:
+            return lambda on_progress, cancel: (
+                lab.sweep(
+                    recipes,
+                    rates=asked.rates,
+                    num_requests=asked.num_requests,
+                    ttft_limit_s=asked.limits.ttft_s,
+                    tpot_limit_s=asked.limits.tpot_s,
+                    name=asked.name,
+                    on_progress=on_progress,
+                    cancel=cancel,
+                    warn=False,
+                ).runs
+            )
+
+        self._begin(sweeping, lambda runs, error: self._end_sweep(Frontier.of(runs, asked.limits), error))
 
     def cancel(self) -> None:
         """Stop the measurement; returns at once, the workers end within seconds."""
@@ -141,6 +175,33 @@ class Panel:
         display(self.box)  # type: ignore[no-untyped-call]
         if self.runs:
             print(self._plain())
+
+    @property
+    def _can_run(self) -> bool:
+        """Whether something can be measured now."""
+        return not self._is_running and self._read(self.recipe).is_valid and not self._settings.problem
+
+    @property
+    def _recipes(self) -> list[str]:
+        """Those of the comparison, and what is switched on."""
+        text = self._read(self.recipe).text
+        return [*self._beside, *(() if self._is_beside(text) else (text,))]
+
+    def _begin(self, work: Callable[[Lab], Work], on_end: OnEnd) -> None:
+        """Start what a Lab with the panel's settings does."""
+        self._is_running = True
+        self._refresh()
+        self._say("")
+        try:
+            settings = self._settings
+            self._measuring = self._lab.replace(
+                model=settings.model, devices=settings.devices, workload=settings.spec, effort=settings.effort
+            )
+        except LabkitError as error:
+            on_end((), error)
+            return
+        self._job = Job(work(self._measuring), on_progress=self._show_progress, on_end=on_end)
+        self._job.start()
 
     # ---- what it is made of ----
 
@@ -182,9 +243,10 @@ class Panel:
         )
         self._sessions.observe(lambda _: self._load_session(), "value")
         self._history = widgets.HTML()
-        self._tabs = widgets.Tab(
-            [*pages.values(), widgets.VBox([self._sessions, self._history])], titles=[*VIEWS, _HISTORY]
-        )
+        self._load = Load(self.sweep)
+        pages |= {_LOAD: self._load.box} if lab.system == ENGINE else {}
+        pages[_HISTORY] = widgets.VBox([self._sessions, self._history])
+        self._tabs = widgets.Tab([*pages.values()], titles=[*pages])
         self._tabs.selected_index = 0
         self._tabs.observe(lambda _: self._turn(), "selected_index")
         row = widgets.Layout(**_ROW)
@@ -292,17 +354,24 @@ class Panel:
         self._progress_text.value = progress.text
 
     def _end(self, runs: Sequence[Run], error: Exception | None) -> None:
+        self._stopped(error, is_cancelled=any(run.error == "cancelled" for run in runs))
+        self._switched_after(tuple(run for run in runs if run.passes or run.status == "failed"))
+
+    def _end_sweep(self, frontier: Frontier, error: Exception | None) -> None:
+        """Show the finished cells, of a cancelled sweep too: they are kept, and it can be gone on with."""
+        self._stopped(error, is_cancelled=self._job is not None and self._job.is_cancelled)
+        self._refresh()
+        self._load.show(frontier)
+
+    def _stopped(self, error: Exception | None, *, is_cancelled: bool) -> None:
         self._is_running = False
         self._progress.value = 1.0 if error is None else 0.0
-        is_cancelled = any(run.error == "cancelled" for run in runs)
         self._progress_text.value = "cancelled" if is_cancelled else "stopped" if error is not None else "done"
-        kept = tuple(run for run in runs if run.passes or run.status == "failed")
         if error is not None:
             text = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
             self._say(" ".join(text.split()), css="invalid")
         elif problems := self._measuring.problems:
             self._say("; ".join(problems), css="invalid")
-        self._switched_after(kept)
 
     def _switched_after(self, kept: Sequence[Run]) -> None:
         self._refresh()  # buttons first, pictures take longer
@@ -315,6 +384,7 @@ class Panel:
         """Which buttons can be pressed."""
         is_valid = self._read(self.recipe).is_valid and not self._settings.problem
         self._run.disabled = self._is_running or not is_valid
+        self._load.enable(not self._run.disabled)
         self._cancel.disabled = not self._is_running
         self._add.disabled = not is_valid
 
@@ -346,7 +416,7 @@ class Panel:
         title = self._open_tab
         if title == _HISTORY:
             self._show_history()
-        elif not self._views[title].value:
+        elif title in self._views and not self._views[title].value:
             self._views[title].value = tag("div", VIEWS[title](self._content), css="labkit")
 
     def _turn(self) -> None:

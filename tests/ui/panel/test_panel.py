@@ -26,6 +26,7 @@ from tests.runner.conftest import MOCK_WORKER, SPEC, no_process_left
 __all__ = ["no_process_left"]
 
 TIMEOUT_S = 60.0
+HISTORY = len(VIEWS) + 1  # its tab is the last, behind the one under load
 
 
 def make_lab(folder: Path, model: str = "mock") -> Lab:
@@ -182,7 +183,7 @@ def test_a_history_that_another_process_holds_is_told_and_the_runs_are_shown(
         panel.run()
         panel.wait(TIMEOUT_S)
         assert "database is locked" in panel._outcome.value
-        panel._tabs.selected_index = len(VIEWS)
+        panel._tabs.selected_index = HISTORY
         assert "database is locked" in panel._history.value
         holder.execute("ROLLBACK")
     holder.close()
@@ -237,7 +238,7 @@ def test_clear_empties_the_panel_and_the_history_brings_it_back(panel: Panel, tm
     panel.clear()
     assert panel.runs == ()
     again = make_lab(tmp_path).panel()  # as after a restart of the kernel
-    again._tabs.selected_index = len(VIEWS)
+    again._tabs.selected_index = HISTORY
     assert "kv_cache" in again._history.value
     (_, (_, group)) = again._sessions.options
     again._sessions.value = group
