@@ -2,8 +2,8 @@
 
 Idea: a scan reads every vector once for a query, so half the bytes are half the time, and integers multiply faster
 than floats besides. A vector of length 1 has no outliers to speak of: 8 bits and a scale hold it.
-Price: rounding swaps neighbours that are almost equally near; the best candidates are scored again with the query as
-it is.
+Price: rounding swaps neighbours that are almost equally near. Beside 8 bits, fp16 is held, in which the best of a scan
+are scored again: three bytes a number, one of which is read for every query.
 No gain: in fp16 on a processor that turns it into fp32 first, and where the index fits in the cache nearest to the
 core.
 Reference: Jégou, Douze and Schmid 2011 (scans over compressed vectors); Guo et al. 2020, ScaNN.

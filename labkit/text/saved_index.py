@@ -16,7 +16,7 @@ from labkit.text.similarity import Settings, SimilarityIndex
 from labkit.text.svd import compressed
 from labkit.text.vectorizer import Vectorizer
 
-_SCHEMA = 1
+_SCHEMA = 2
 _PARTS = ("crow_indices", "col_indices", "values")
 
 

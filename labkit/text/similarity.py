@@ -22,6 +22,7 @@ from labkit.text.vectorizer import Vectorizer
 from labkit.text.words import terms
 
 _TERM_BYTES = 250  # of a term: its text, its column and its weight in a dictionary
+_NUMBER_BYTES = {"fp16": 2, "int8": 3}  # int8 to scan, fp16 to judge the best by
 
 Matrix = Sequence[Sequence[float]] | npt.ArrayLike
 
@@ -95,8 +96,7 @@ class SimilarityIndex:
         """
         if settings.dtype not in DTYPES:
             raise UsageError.unknown("dtype of vectors", settings.dtype, DTYPES)
-        self.corpus, self.vectorizer, self.settings = corpus, vectorizer, settings
-        self.vectors, self.projection = vectors, projection
+        self.corpus, self.vectorizer, self.settings, self.projection = corpus, vectorizer, settings, projection
         self.scan: Scan = SparseScan(vectors) if projection is None else DTYPES[settings.dtype](vectors)
 
     @classmethod
@@ -117,6 +117,11 @@ class SimilarityIndex:
 
     def __len__(self) -> int:
         return len(self.corpus)
+
+    @property
+    def vectors(self) -> Tensor:
+        """Those of the texts, in order, as they are kept."""
+        return self.scan.vectors
 
     def vectorize(self, texts: Sequence[str]) -> Tensor:
         """The vectors of texts, of length 1: [texts, rank], or [texts, terms] without a rank.
@@ -165,7 +170,7 @@ class SimilarityIndex:
         if self.projection is None:
             vectors = with_rows(self.vectors, *self.vectorizer.bags(more.texts))
         else:
-            vectors = torch.cat([self.vectors, self.vectorize(more.texts)])
+            vectors = torch.cat([self.vectors, self.vectorize(more.texts).to(self.vectors.dtype)])
         return SimilarityIndex(self.corpus.joined(more), self.vectorizer, self.settings, vectors, self.projection)
 
 
@@ -174,6 +179,7 @@ def forecast_bytes(corpus: Corpus, settings: Settings) -> int:
     counts = [Counter(terms(text)) for text in corpus.texts]
     num_terms = len(set().union(*counts))
     sparse = sum(map(len, counts)) * (4 + 8)
-    # fp32 vectors stay beside those of another dtype, so that texts can be added
-    dense = settings.rank * (len(corpus) * 8 + num_terms * 4)
+    # vectors are computed in fp32 before they are held in another dtype
+    held = 0 if settings.dtype == "fp32" else _NUMBER_BYTES[settings.dtype]
+    dense = settings.rank * (len(corpus) * (4 + held) + num_terms * 4)
     return sparse + dense + num_terms * _TERM_BYTES + 2 * sum(map(len, corpus.texts))

@@ -66,6 +66,7 @@ class SimilaritySystem(Answering):
         return {
             "weights_bytes": self.index.scan.num_bytes + sum(part.nbytes for part in held),
             "index_bytes": self.index.scan.num_bytes,
+            "read_bytes": self.index.scan.read_bytes,
             "num_texts": len(self.index),
             "fit_s": self.fit_s,
             "threads": torch.get_num_threads(),

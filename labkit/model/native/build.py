@@ -24,7 +24,7 @@ from labkit.core.paths import cache_folder
 
 _SOURCES = tuple(
     Path(__file__).with_name(f"{name}.c")
-    for name in ("attention", "products", "integers", "rows", "recurrence", "program")  # what takes longest first
+    for name in ("attention", "products", "integers", "rows", "recurrence", "largest", "program")  # longest first
 )
 _HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "product.h", "kernels.h"))
 # no -fopenmp: the sources take the threads of the OpenMP runtime that torch loaded, whichever that is
@@ -44,6 +44,7 @@ SIGNATURES = {
     "labkit_rotate": [_POINTER] * 3 + [_LONG] * 6 + [_INT] * 2,
     "labkit_attend": [_POINTER] * 10 + [_LONG] * 9 + [_INT] * 2,
     "labkit_recur": [_POINTER] * 6 + [_LONG] * 5 + [_INT] * 2,
+    "labkit_largest": [_POINTER] * 3 + [_LONG] * 3 + [_INT],
 }
 """Arguments of the kernels, the last of which is the number of threads, in the order of `enum kernel` in program.c."""
 

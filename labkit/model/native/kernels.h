@@ -27,3 +27,5 @@ int labkit_attend(void *y, const void *qkv, const void *cos, const void *sin, vo
 int labkit_recur(void *y, const void *ids, const void *inputs, const void *scales, const void *recurrent,
                  const void *bias, long batch, long tokens, long hidden, long cell, long is_table, int format,
                  int threads);
+/* largest.c */
+int labkit_largest(void *values, void *positions, const void *scores, long rows, long n, long k, int threads);

@@ -85,7 +85,7 @@ def pack_groups(factors: Tensor) -> Tensor:
 def pack8_rounded(codes: Tensor) -> Tensor:
     """Codes + 128, four columns of 16 rows together: int8 [out, in] → uint8 [out / 16, in / 4, 64]."""
     padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 4))
-    unsigned = (_blocks(padded).int() + 128).to(torch.uint8)
+    unsigned = _blocks(padded).view(torch.uint8) ^ 128  # the same sum, without a wider copy
     packed: Tensor = unsigned.view(len(unsigned), _BLOCK, -1, 4).transpose(1, 2)
     return packed.flatten(2)
 

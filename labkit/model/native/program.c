@@ -3,7 +3,7 @@
  */
 #include "kernels.h"
 
-enum kernel { FLOAT, INT8, INT4, INT8_INT8, INT4_INT8, RMS_NORM, SWIGLU, ADD, ROTATE, ATTEND, RECUR };
+enum kernel { FLOAT, INT8, INT4, INT8_INT8, INT4_INT8, RMS_NORM, SWIGLU, ADD, ROTATE, ATTEND, RECUR, LARGEST };
 
 typedef union Word {
     void *p;
@@ -36,6 +36,7 @@ static int replayed(const Call *call, int threads) {
                              N(15), N(16), N(17), N(18), (int)N(19), threads);
     case RECUR:
         return labkit_recur(P(0), P(1), P(2), P(3), P(4), P(5), N(6), N(7), N(8), N(9), N(10), (int)N(11), threads);
+    case LARGEST: return labkit_largest(P(0), P(1), P(2), N(3), N(4), N(5), threads);
     }
     return -1;
 }
