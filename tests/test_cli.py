@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
@@ -206,9 +207,13 @@ def test_a_cancelled_session_keeps_what_it_has_and_ends_with_130(plans, monkeypa
     assert json.loads((tmp_path / "runs.json").read_text())["runs"]
 
 
-def test_the_demo_measures_both_models_and_writes_the_report(plans, tmp_path):
+def test_the_demo_measures_both_models_and_a_search_and_writes_the_report(plans, tmp_path):
     assert cli.main(["demo", "--out", str(tmp_path / "report.html")]) == 0
-    assert [plan.model for plan in plans] == ["pylm", "llama-125m"]
+    assert [(plan.model, plan.system) for plan in plans] == [
+        ("pylm", "engine"),
+        ("llama-125m", "engine"),
+        ("stdlib", "similarity"),
+    ]
     assert plans[0].recipes[0] == ""
     assert (tmp_path / "report.html").exists()
 
@@ -397,6 +402,27 @@ def test_what_similar_cannot_find_is_one_line(
     more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["similar", *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        (b"", [], "holds no text"),
+        (b"body,topic\nopen a file,io\n", [], "unknown column in row 1 of texts.csv 'text'; allowed: body, topic"),
+        (b"text\nopen a file\nferm\xe9\n", [], "texts.csv, line 3: byte 0xe9 is not UTF-8"),
+        (b"text\n!?\n", [], "no word is in any"),
+        (b"," * 1_000_000 + b"\n", [], "has 1,000,001 columns; allowed: at most 1,000"),
+        (b"text\nopen a file\n", ["--rank", "128"], "rank 128 was asked for of a matrix of 1 texts"),
+    ],
+)
+def test_a_corpus_that_cannot_be_searched_is_one_line(
+    content: bytes, more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.csv").write_bytes(content)
+    assert cli.main(["similar", "a file", "--corpus", str(tmp_path / "texts.csv"), *more]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -43,6 +43,8 @@ DEMO_RECIPES = (
     "kv_cache + quantize(bits=4)",
 )
 
+DEMO_SEARCHES = ("", "truncated_svd + vector_precision(dtype='int8')")
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. An error that labkit raises on purpose is one line on stderr.
@@ -87,7 +89,7 @@ def _labkit(
 
 @app.command()
 def demo(out: OutPath = Path("report.html"), effort: EffortName = "quick", json: JsonTarget = None) -> None:
-    """Measure what the techniques bring to a trained model and to a larger shape; print the table, write a report."""
+    """Measure what the techniques bring to two models and to a search; print the tables, write a report."""
     from labkit.core.workload import workload
     from labkit.runner.plan import Plan
     from labkit.ui import measuring
@@ -97,6 +99,13 @@ def demo(out: OutPath = Path("report.html"), effort: EffortName = "quick", json:
         [
             Plan(model="pylm", spec=spec, recipes=DEMO_RECIPES, effort=effort),
             Plan(model="llama-125m", spec=spec, recipes=DEMO_RECIPES[1:], effort=effort),  # too slow without a cache
+            Plan(
+                model="stdlib",
+                spec=workload("queries"),
+                recipes=DEMO_SEARCHES,
+                effort=effort,
+                system="similarity",
+            ),
         ],
         json=json,
         report=out,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from labkit.bench.comparison import Comparison
 from labkit.core.run import Run
 from labkit.ui import units
-from labkit.ui.readings import QUALITY, labels, limit_of, reading, value
+from labkit.ui.readings import QUALITY, is_answering, labels, limit_of, rate_of, reading, value
 from labkit.ui.tables import percentile_cell
 from labkit.ui.ways import FIGURES
 
@@ -17,13 +17,13 @@ def charted(name: str, runs: Sequence[Run], comparison: Comparison | None) -> Ro
     names = labels(runs)
     valid = [run for run in runs if run.is_valid]
     head, read = {
-        "throughput": _throughput(comparison),
-        "latency": _latency(),
+        "throughput": _throughput(runs, comparison),
+        "latency": _latency(runs),
         "phases": _phases(),
         "quality": _quality(valid),
         "memory": _memory(),
         "ways": _ways(),
-        "scaling": _throughput(comparison),
+        "scaling": _throughput(runs, comparison),
     }[name]
     return [("recipe", *head), *((names[run.id], *read(run)) for run in valid)]
 
@@ -31,24 +31,26 @@ def charted(name: str, runs: Sequence[Run], comparison: Comparison | None) -> Ro
 _Reader = tuple[Sequence[str], Callable[[Run], Sequence[str]]]
 
 
-def _throughput(comparison: Comparison | None) -> _Reader:
+def _throughput(runs: Sequence[Run], comparison: Comparison | None) -> _Reader:
+    rates = [rate_of(runs)] if any(map(is_answering, runs)) else [rate_of(runs), rate_of(runs, "decode_tok_per_s")]
     decisions = {row.run_id: row.decision for row in comparison.rows} if comparison else {}
 
     def read(run: Run) -> Sequence[str]:
         decision = decisions.get(run.id)
-        rates = (
+        told = (
             text
-            for metric in ("output_tok_per_s", "decode_tok_per_s")
-            for text in (units.estimate(reading(run, metric)), units.number(limit_of(run, metric)))
+            for rate in rates
+            for text in (units.estimate(reading(run, rate.metric)), units.number(limit_of(run, rate.metric)))
         )
-        return *rates, units.ratio(decision.ratio.value) if decision else units.MISSING
+        return *told, units.ratio(decision.ratio.value) if decision else units.MISSING
 
-    return ("output tok/s", "its limit", "decode tok/s", "its limit", "of baseline"), read
+    return (*(cell for rate in rates for cell in (rate.head, "its limit")), "of baseline"), read
 
 
-def _latency() -> _Reader:
-    percentiles = [(metric, q) for metric in ("itl_s", "ttft_s") for q in (50, 90, 95, 99)]
-    head = [f"{metric.removesuffix('_s').upper()} p{q}" for metric, q in percentiles]
+def _latency(runs: Sequence[Run]) -> _Reader:
+    titles = {"e2e_s": "query"} if any(map(is_answering, runs)) else {"itl_s": "ITL", "ttft_s": "TTFT"}
+    percentiles = [(metric, q) for metric in titles for q in (50, 90, 95, 99)]
+    head = [f"{titles[metric]} p{q}" for metric, q in percentiles]
     return head, lambda run: [percentile_cell(run, metric, q).line for metric, q in percentiles]
 
 
@@ -64,11 +66,12 @@ def _phases() -> _Reader:
 
 def _quality(runs: Sequence[Run]) -> _Reader:
     measures = [name for name in QUALITY if any(name in run.quality for run in runs)]
-    head = ("output tok/s", *(QUALITY[name].title for name in measures))
+    rate = rate_of(runs)
+    head = (rate.head, *(QUALITY[name].title for name in measures))
 
     def read(run: Run) -> Sequence[str]:
         shown = (QUALITY[name].form(run.quality.get(name)) for name in measures)
-        return units.number(value(run, "output_tok_per_s")), *shown
+        return units.number(value(run, rate.metric)), *shown
 
     return head, read
 

@@ -37,7 +37,7 @@ def told(runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "run": run.id,
         "title": f"{title(runs)} · {labels(runs)[run.id]} · Run {run.id}",
-        "why": [verdicts(runs, comparison)[-1].text, *explanation(runs, comparison)],
+        "why": [verdicts(runs, comparison)[len(runs) - 1].text, *explanation(runs, comparison)],
         "crossovers": [crossover.text for crossover in crossovers(run, cache_folder())],
     }
 

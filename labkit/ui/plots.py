@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from labkit.bench.comparison import Comparison
-from labkit.core.metrics import LATENCIES, RATES
+from labkit.core.metrics import LATENCIES
 from labkit.core.run import Run
 from labkit.core.stats import FloatArray
 from labkit.ui import units
@@ -13,11 +13,13 @@ from labkit.ui.curve_chart import scaling
 from labkit.ui.figure import LIGHT, Picture, Theme, canvas, caption, plain_legend, style
 from labkit.ui.forecast import Forecast
 from labkit.ui.marks import BAR_HEIGHT, Drawn, annotate, bars, ecdf, limit_mark, number_ticks, recipe_ticks, unit_ticks
-from labkit.ui.readings import QUALITY, labels, limit_of, quality_measure, value
+from labkit.ui.readings import QUALITY, is_answering, labels, limit_of, quality_measure, rate_of, value
 from labkit.ui.ways import ways
 
 _BAR_IN = 0.5
 _HEAD_IN = 0.85
+_TOKEN_LATENCIES = {"itl_s": "Inter-token latency", "ttft_s": "Time to first token"}
+_QUERY_LATENCIES = {"e2e_s": "Query latency"}
 
 
 def pictures(runs: Sequence[Run], comparison: Comparison | None, *, theme: Theme = LIGHT) -> list[Picture]:
@@ -36,17 +38,17 @@ def pictures(runs: Sequence[Run], comparison: Comparison | None, *, theme: Theme
 
 def throughput(runs: Sequence[Run], comparison: Comparison | None, *, theme: Theme = LIGHT) -> Picture | None:
     """The rate that verdicts are on, its interval, the factor over the baseline, and a mark at the machine's limit."""
-    metric = comparison.metric if comparison and comparison.metric in RATES else "output_tok_per_s"
+    rate = rate_of(runs, comparison.metric if comparison else "")
+    metric = rate.metric
     drawn = _drawn(runs, theme, metric)
     if not drawn:
         return None
     ratios = _ratios(comparison) if comparison and comparison.metric == metric else {}  # never those of a latency
-    phase = metric.partition("_")[0]
     figure, (ax,) = canvas(theme, height_in=_HEAD_IN + _BAR_IN * len(drawn))
     bars(ax, drawn, metric, theme, ratios=ratios)
-    caption(ax, theme, x=f"{phase} tokens per second  (upright mark: the machine's limit for this recipe)")
+    caption(ax, theme, x=f"{rate.counted} per second  (upright mark: the machine's limit for this recipe)")
     name, _, best = max(drawn, key=lambda item: value(item[2], metric) or 0.0)
-    finding = f"{name} has the highest {phase} rate, {units.rate(value(best, metric))}"
+    finding = f"{name} has the highest {rate.phase} rate, {rate.text(best)}"
     if best.id in ratios:
         finding += f", {units.ratio(ratios[best.id])} that of the baseline"
     limit = limit_of(best, metric)
@@ -72,18 +74,18 @@ def ahead(runs: Sequence[Run], forecast: Forecast, *, theme: Theme = LIGHT) -> P
 
 
 def latency(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
-    """Distributions of inter-token latency and time to first token, a curve each; None without samples.
+    """Distributions of inter-token latency and time to first token, or of a query's; None without samples.
 
     p50, p90 and p99 are marked where the sample is large enough to state them.
     """
     drawn = [item for item in _drawn(runs, theme) if item[2].passes]
     if not drawn:
         return None
-    figure, axes = canvas(theme, columns=2, height_in=3.3 + 0.21 * len(drawn))
-    for name, look, run in drawn:
-        ecdf(axes[0], _samples(run, "itl_s"), run, "itl_s", name, look)
-        ecdf(axes[1], _samples(run, "ttft_s"), run, "ttft_s", name, look)
-    for ax, title in zip(axes, ("Inter-token latency", "Time to first token"), strict=True):
+    shown = _QUERY_LATENCIES if any(map(is_answering, runs)) else _TOKEN_LATENCIES
+    figure, axes = canvas(theme, columns=len(shown), height_in=3.3 + 0.21 * len(drawn))
+    for ax, (metric, title) in zip(axes, shown.items(), strict=True):
+        for name, look, run in drawn:
+            ecdf(ax, _samples(run, metric), run, metric, name, look)
         ax.set_xscale("log")
         unit_ticks(ax, units.seconds)
         ax.set_ylim(0, 1.03)
@@ -91,19 +93,16 @@ def latency(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
         caption(ax, theme, title=title, x="latency, logarithmic")
     axes[0].set_ylabel("share of samples", color=theme.muted, fontsize=9)
     # below both panels, one recipe a line: names are long
-    handles, names = axes[1].get_legend_handles_labels()
+    handles, names = axes[-1].get_legend_handles_labels()
     legend = figure.legend(
         handles, names, loc="outside lower left", frameon=False, fontsize=8.5, handlelength=4, labelcolor=theme.ink
     )
     plain_legend(legend)
-    finding = " ".join(
-        sentence
-        for sentence in (
-            _extremes(drawn, "itl_s.p50", "median inter-token latency", units.seconds, has_low_first=True),
-            _extremes(drawn, "ttft_s.p50", "median time to first token", units.seconds, has_low_first=True),
-        )
-        if sentence
+    told = (
+        _extremes(drawn, f"{metric}.p50", f"median {title.lower()}", units.seconds, has_low_first=True)
+        for metric, title in shown.items()
     )
+    finding = " ".join(filter(None, told))
     return Picture("latency", "Latency distribution", finding or "Too few samples to state a median.", figure)
 
 
@@ -125,9 +124,10 @@ def phases(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
 
 
 def quality_speed(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
-    """What speed costs in quality: output tokens per second against the quality measure that the Runs share."""
+    """What speed costs in quality: the rate of a pass against the quality measure that the Runs share."""
     measure = quality_measure(runs)
-    drawn = [item for item in _drawn(runs, theme, "output_tok_per_s") if measure in item[2].quality]
+    rate = rate_of(runs)
+    drawn = [item for item in _drawn(runs, theme, rate.metric) if measure in item[2].quality]
     if measure is None or not drawn:
         return None
     facts = QUALITY[measure]
@@ -135,18 +135,17 @@ def quality_speed(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | Non
     if facts.ideal is not None:
         ax.axhline(facts.ideal, color=theme.muted, linewidth=1, linestyle="--")
     for name, look, run in drawn:
-        at = value(run, "output_tok_per_s") or 0.0  # never: what has no rate is not drawn
+        at = value(run, rate.metric) or 0.0  # never: what has no rate is not drawn
         ax.plot([at], [run.quality[measure]], look.marker, color=look.color, markersize=9, label=name)
     ax.set_xscale("log")
     unit_ticks(ax, units.number)
     ax.margins(x=0.08, y=0.3)
     ax.ticklabel_format(axis="y", useOffset=False)
     plain_legend(figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, labelcolor=theme.ink))
-    caption(ax, theme, x="output tokens per second, logarithmic", y=f"{facts.title}, {facts.better} is better")
-    name, _, fastest = max(drawn, key=lambda item: value(item[2], "output_tok_per_s") or 0.0)
+    caption(ax, theme, x=f"{rate.counted} per second, logarithmic", y=f"{facts.title}, {facts.better} is better")
+    name, _, fastest = max(drawn, key=lambda item: value(item[2], rate.metric) or 0.0)
     finding = (
-        f"The fastest, {name}, gives {units.rate(value(fastest, 'output_tok_per_s'))} "
-        f"at a {facts.title} of {facts.form(fastest.quality[measure])}."
+        f"The fastest, {name}, gives {rate.text(fastest)} at a {facts.title} of {facts.form(fastest.quality[measure])}."
     )
     return Picture("quality", "Quality against speed", finding, figure)
 

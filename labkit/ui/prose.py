@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from labkit.bench.comparison import Comparison, Row
 from labkit.core.run import Run
 from labkit.ui import units
-from labkit.ui.readings import QUALITY, labels, quality_measure, share_of_limit, value
+from labkit.ui.readings import QUALITY, labels, quality_measure, rate_of, share_of_limit
+from labkit.ui.tradeoff import tradeoff
 
 _VERDICTS = {
     "faster": "is faster than the baseline",
@@ -17,6 +18,7 @@ _VERDICTS = {
 _METRICS = {
     "output_tok_per_s": "its output rate",
     "decode_tok_per_s": "its decode rate",
+    "requests_per_s": "its queries per second",
     "ttft_s": "its speed to the first token",
     "e2e_s": "its speed by end-to-end latency",
 }
@@ -43,16 +45,18 @@ def title(runs: Sequence[Run]) -> str:
 
 
 def verdicts(runs: Sequence[Run], comparison: Comparison | None) -> tuple[Sentence, ...]:
-    """The verdict on every Run beside the baseline; what cannot be used says so."""
+    """The verdict on every Run beside the baseline; what cannot be used says so. Last, what speed costs a search."""
     names = labels(runs)
     rows = {row.run_id: row for row in comparison.rows} if comparison else {}
     baseline_id = comparison.baseline.id if comparison else None
     metric = comparison.metric if comparison else ""
     measure = quality_measure(runs)
-    return tuple(
+    found = tuple(
         _verdict(names[run.id], run, rows.get(run.id), measure, metric=metric, is_baseline=run.id == baseline_id)
         for run in runs
     )
+    cost = tradeoff(runs)
+    return (*found, Sentence("recall@10", f": {cost}", "tradeoff")) if cost else found
 
 
 def _verdict(name: str, run: Run, row: Row | None, measure: str | None, *, metric: str, is_baseline: bool) -> Sentence:
@@ -67,7 +71,7 @@ def _verdict(name: str, run: Run, row: Row | None, measure: str | None, *, metri
     facts = [*_quality(run, measure), *_limit(run)]
     if row is None or row.decision is None:
         role = " (the baseline)" if is_baseline and run.recipe else ""
-        return Sentence(name, f"{role}: {'; '.join([units.rate(value(run, 'output_tok_per_s')), *facts])}.", "baseline")
+        return Sentence(name, f"{role}: {'; '.join([rate_of([run]).text(run), *facts])}.", "baseline")
     ratio, verdict = row.decision.ratio, row.decision.verdict
     shown = f"{units.ratio(ratio.value)} {_METRICS.get(metric, metric)} {units.interval(ratio.low, ratio.high)}"
     if verdict == "cannot tell":

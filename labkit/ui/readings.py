@@ -33,6 +33,38 @@ QUALITY: Mapping[str, Measure] = {
 """Known quality metrics, the most telling first."""
 
 
+@dataclass(frozen=True)
+class Rate:
+    """How a rate is named and shown: what is counted, in which phase or of what, and its unit."""
+
+    metric: str
+    counted: str
+    phase: str
+    unit: str
+
+    @property
+    def head(self) -> str:
+        """`output tok/s`, `queries/s`."""
+        return self.unit if self.metric == "requests_per_s" else f"{self.phase} {self.unit}"
+
+    def text(self, run: Run) -> str:
+        """The Run's value with its unit."""
+        return units.rate(value(run, self.metric), self.unit)
+
+
+_RATES: Mapping[str, Rate] = {
+    "output_tok_per_s": Rate("output_tok_per_s", "output tokens", "output", "tok/s"),
+    "decode_tok_per_s": Rate("decode_tok_per_s", "decode tokens", "decode", "tok/s"),
+    "prefill_tok_per_s": Rate("prefill_tok_per_s", "prefill tokens", "prefill", "tok/s"),
+    "requests_per_s": Rate("requests_per_s", "queries", "query", "queries/s"),
+}
+
+
+def rate_of(runs: Sequence[Run], metric: str = "") -> Rate:
+    """The rate that these Runs are told by: this metric if it is one, else queries or output tokens."""
+    return _RATES.get(metric) or _RATES["requests_per_s" if any(map(is_answering, runs)) else "output_tok_per_s"]
+
+
 def reading(run: Run, metric: str) -> Mapping[str, Any] | None:
     """The Estimate's fields of a metric, or None where it was withheld or does not apply."""
     found = run.metrics.get(metric)

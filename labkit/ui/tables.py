@@ -192,6 +192,10 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
             _batching,
         ),
         (
+            Column("index", "bytes of the vectors; below it those that a query reads, all of them", is_speed=False),
+            _index,
+        ),
+        (
             Column("memory", "peak memory of the measuring process; below it the bytes of the weights", is_speed=False),
             _memory,
         ),
@@ -248,6 +252,11 @@ def _batching(run: Run) -> Cell:
     notes = [f"{units.percent(padding)} padding"] if padding else []
     notes += [f"{units.number(preemptions)} preemptions a pass"] if preemptions else []
     return Cell(units.number(batch), ", ".join(notes))
+
+
+def _index(run: Run) -> Cell:
+    held, read = run.build.get("index_bytes"), run.build.get("read_bytes")
+    return Cell() if held is None else Cell(units.size(held), f"{units.size(read)} read" if read is not None else "")
 
 
 def _memory(run: Run) -> Cell:

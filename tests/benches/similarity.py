@@ -1,4 +1,5 @@
-"""What text similarity reaches on this machine: searches beside scikit-learn's, int8 beside fp32, fits at equal error.
+"""What text similarity reaches on this machine: searches beside scikit-learn's, int8 beside fp32, fits at equal error,
+and on the corpus recall, latency and bytes by rank.
 
     python -m tests.benches.similarity [--most 1000000]
 
@@ -17,10 +18,14 @@ from sklearn.utils.extmath import randomized_svd as sklearn_svd
 
 from labkit.text.corpus import load_corpus
 from labkit.text.scan import DTYPES, Scan
+from labkit.text.similarity import Settings
+from labkit.text.similarity_system import SimilaritySystem
 from labkit.text.svd import randomized_svd, to_torch
 from labkit.text.vectorizer import Vectorizer
 
 RANK, K = 128, 10
+RANKS = (0, 16, 32, 64, 128, 256, 512)  # 0: plain TF-IDF
+KERNELS = {"cosine_similarity": cosine_similarity, "linear_kernel": linear_kernel}
 
 
 def main() -> None:
@@ -30,6 +35,7 @@ def main() -> None:
     most = parser.parse_args().most
     print(f"threads {torch.get_num_threads()}")
     fits()
+    frontier()
     for num in (4_000, 100_000):
         searches(num)
     large(most)
@@ -48,18 +54,22 @@ def searches(num: int) -> None:
         f"labkit {dtype} ({scan.kernel})": lambda at, scan=scan: scan.top(queries[at : at + 1], K)
         for dtype, scan in scans.items()
     }
-    ways |= {"sklearn cosine_similarity": theirs(cosine_similarity), "sklearn linear_kernel": theirs(linear_kernel)}
+    ways |= {f"sklearn {name}": theirs(kernel) for name, kernel in KERNELS.items()}
     seconds = interleaved(ways, rounds=50 if num < 50_000 else 30)
     exact = [set(row.tolist()) for row in scans["fp32"].top(queries, K).positions]
-    print(f"\n{num:,} vectors of rank {RANK}, one query: p50, recall of fp32's ten, bytes")
+    print(
+        f"\n{num:,} vectors of rank {RANK}, one query: p50, times {' and '.join(KERNELS)}, recall of fp32's ten, bytes"
+    )
     for name, times in seconds.items():
         scan = next((scans[dtype] for dtype in scans if f"labkit {dtype} " in name), None)
         note = ""
         if scan is not None:
             found = scan.top(queries, K).positions
             recall = np.mean([len(set(row.tolist()) & want) / K for row, want in zip(found, exact, strict=True)])
-            note = f"{recall:.3f}  {scan.num_bytes:,}"
-        print(f"  {name:44} {np.median(times) * 1e3:9.3f} ms  {note}")
+            note = f"{recall:.3f}  {scan.num_bytes:,} held, {scan.read_bytes:,} read"
+        p50 = np.median(times)
+        ratios = "  ".join(f"{np.median(seconds[f'sklearn {other}']) / p50:6.2f}×" for other in KERNELS)
+        print(f"  {name:36} {p50 * 1e3:9.3f} ms  {ratios}  {note}")
 
 
 def large(num: int) -> None:
@@ -74,7 +84,7 @@ def large(num: int) -> None:
             scan.top(query[None], K)
             times.append(time.perf_counter() - start_s)
         p50, p99 = np.percentile(times, (50, 99)) * 1e3
-        print(f"  {dtype} ({scan.kernel}): p50 {p50:.2f} ms, p99 {p99:.2f} ms, {scan.num_bytes:,} bytes")
+        print(f"  {dtype} ({scan.kernel}): p50 {p50:.2f} ms, p99 {p99:.2f} ms, {scan.read_bytes:,} bytes read")
         del scan
 
 
@@ -97,13 +107,32 @@ def fits() -> None:
         return float(np.sqrt((total - (s**2).sum()) / total))
 
     ways: dict[str, Callable[[int], object]] = {}
-    for count in (2, 4, 5):
+    for count in (3, 4, 5):
         ways[f"labkit, {count} iterations"] = lambda _, count=count: ours(count)
         ways[f"sklearn, {count} iterations"] = lambda _, count=count: theirs(count)
     seconds = interleaved(ways, rounds=7)
     print(f"\nrandomized SVD of {matrix.shape[0]:,} × {matrix.shape[1]:,} at rank {RANK}: seconds, relative error")
     for name, times in seconds.items():
         print(f"  {name:24} {np.median(times):.3f} s  {errors[name]:.4f}")
+
+
+def frontier() -> None:
+    """Both ways to the nearest texts of the corpus, by rank: quality of 500 queries, and p50 of single ones."""
+    systems = {rank: SimilaritySystem.build(load_corpus(), Settings(rank=rank)) for rank in RANKS}
+    ways: dict[str, Callable[[int], object]] = {}
+    for rank, system in systems.items():
+        index, texts = system.index, system.texts
+        vectors = [index.vectorize([text]) for text in texts[:64]]
+        ways[f"text {rank}"] = lambda at, index=index, texts=texts: index.search(index.vectorize([texts[at]]), K)
+        ways[f"vector {rank}"] = lambda at, index=index, vectors=vectors: index.search(vectors[at], K)
+    p50_ms = {name: np.median(times) * 1e3 for name, times in interleaved(ways, rounds=63).items()}
+    print(f"\n{len(systems[0].index):,} texts of the corpus, by rank (0: plain TF-IDF)")
+    print("  rank   fit s  text → 10 ms  vector → 10 ms  recall@10  precision@10  bytes")
+    for rank, system in systems.items():
+        quality, facts = system.quality("standard"), system.facts()
+        times = f"{system.fit_s:7.2f}  {p50_ms[f'text {rank}']:12.3f}  {p50_ms[f'vector {rank}']:14.3f}"
+        found = f"{quality['recall_at_10']:9.3f}  {quality['precision_at_10']:12.3f}"
+        print(f"  {rank:4} {times}  {found}  {facts['index_bytes']:,}")
 
 
 def interleaved(ways: Mapping[str, Callable[[int], object]], *, rounds: int) -> dict[str, list[float]]:

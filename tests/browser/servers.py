@@ -17,10 +17,13 @@ from typing import Any
 from labkit.ui.jupyter import lab_command, lab_environment
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-PANEL = "panel.ipynb"
+PANEL, SIMILARITY = "panel.ipynb", "similarity.ipynb"
 START_S = 60.0
 
-_PANEL_CELL = 'from labkit import Lab\nlab = Lab(model="pylm")\npanel = lab.panel()\npanel'
+_PANEL_CELLS = {
+    PANEL: 'from labkit import Lab\nlab = Lab(model="pylm")\npanel = lab.panel()\npanel',
+    SIMILARITY: 'from labkit import Lab\nlab = Lab(system="similarity")\npanel = lab.panel()\npanel',
+}
 _ALL_CELLS = {"@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"}}  # cells out of sight are drawn too
 
 
@@ -50,7 +53,7 @@ class Server:
 
 @contextmanager
 def jupyterlab(root: Path) -> Iterator[Server]:
-    """JupyterLab on a copy of the lessons and a notebook that only shows the panel."""
+    """JupyterLab on a copy of the lessons and notebooks that only show a panel."""
     server = Server(free_port(), _notebooks(root))
     for name, settings in _ALL_CELLS.items():
         path = root / "settings" / f"{name}.jupyterlab-settings"
@@ -100,7 +103,8 @@ def _notebooks(root: Path) -> Path:
     folder = root / "notebooks"
     shutil.copytree(NOTEBOOKS, folder)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(_PANEL_CELL)], metadata=kernel), folder / PANEL)
+    for name, cell in _PANEL_CELLS.items():
+        nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(cell)], metadata=kernel), folder / name)
     return folder
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.browser.conftest import Seen, open_and_run
-from tests.browser.servers import PANEL, Server, wait_for
+from tests.browser.servers import PANEL, SIMILARITY, Server, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -88,6 +88,21 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
     wait_for(lambda: {process.pid for process in workers()} <= before, 5, "no worker left", page=panel)
     panel.wait_for_selector(".labkit-panel >> text=cancelled", timeout=10_000)
     wait_for(lambda: button(panel, "Run").is_enabled(), 2, "Run to be enabled", page=panel)
+    assert seen == Seen()
+
+
+def test_the_panel_of_text_similarity_draws_what_it_measured(page: Any, server: Server, seen: Seen) -> None:
+    open_and_run(page, server, SIMILARITY)
+    page.wait_for_selector(".labkit-panel button:text-is('Run')", timeout=20_000)
+    assert page.locator(".labkit-panel label:has-text('Truncated SVD') input[type=checkbox]").is_checked()
+    button(page, "Run").click()
+    wait_for_verdict(page, "truncated_svd")
+    keep_screenshot(page, "similarity")
+    if not page.locator(".labkit-panel >> text=INVALID").count():
+        for tab in ("Speed", "Latency", "Quality"):
+            open_tab(page, tab)
+            wait_for(lambda: len(pictures(page)) == 1, 10, f"a picture under {tab}", page=page)
+            keep_screenshot(page, f"similarity-{tab.lower()}")
     assert seen == Seen()
 
 
