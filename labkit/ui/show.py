@@ -21,6 +21,8 @@ from labkit.ui.history import stored
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.plots import pictures
 from labkit.ui.report import chapters
+from labkit.ui.roofline_chart import roofline as drawn_roofline
+from labkit.ui.roofline_chart import rows as roofline_rows
 from labkit.ui.tables import results
 
 if TYPE_CHECKING:
@@ -120,6 +122,14 @@ def verdicts(runs: Sequence[Run]) -> Shown:
 def charts(runs: Sequence[Run], *names: str) -> Shown:
     """The pictures of these names (`throughput`, `latency`, `phases`, `quality`, `memory`), or all there are."""
     return _told(_sessions(runs), lambda group, comparison: _charts(group, comparison, names))
+
+
+def roofline(runs: Sequence[Run]) -> Shown:
+    """Prefill and decode of each Run under the roof that memory and arithmetic make."""
+    day, night = drawn_roofline(runs), drawn_roofline(runs, theme=DARK)
+    if day is None:
+        return Shown(text := "No valid Run with a known limit: nothing to draw.", tag("p", text))
+    return themed(day, night, roofline_rows(runs))
 
 
 def why(runs: Sequence[Run]) -> Shown:
