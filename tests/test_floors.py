@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 HEAVY = ("torch", "tensorflow", "transformers", "matplotlib.pyplot", "IPython", "ipywidgets", "jupyterlab")
 
-LIGHT_FLOORS = ("core", "bench", "processes", "optimizations", "runner", "ui")
+LIGHT_FLOORS = ("core", "bench", "processes", "interview", "optimizations", "runner", "ui")
 
 
 WIDGETS = "labkit.ui.panel."

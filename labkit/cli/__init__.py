@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
+from labkit.cli.interview import interview
 from labkit.cli.measure import bench, peers, scaling
 from labkit.cli.options import (
     EffortName,
@@ -130,7 +131,7 @@ def lab(
     os.execve(command[0], command, lab_environment())  # noqa: S606 - becomes JupyterLab, which then hears Ctrl-C itself
 
 
-for command in (bench, peers, sweep, merge, scaling, similar):
+for command in (bench, peers, sweep, merge, scaling, similar, interview):
     app.command()(command)
 
 
@@ -161,9 +162,16 @@ def catalog(
     is_markdown: Annotated[
         bool, typer.Option("--markdown", help="Which techniques stand together, in Markdown.")
     ] = False,
+    is_glossary: Annotated[
+        bool, typer.Option("--glossary", help="Every metric with its formula, in Markdown, English and Chinese.")
+    ] = False,
 ) -> None:
     """List the techniques: knobs, slot, exactness, and why one is not available here."""
-    from labkit.ui import combinations, console, document, inventory
+    from labkit.ui import combinations, console, document, glossary, inventory
+
+    if is_glossary:
+        typer.echo(glossary.markdown(), nl=False)
+        return
 
     if is_markdown:
         typer.echo(combinations.markdown(), nl=False)

@@ -1,0 +1,1 @@
+"""Interview practice: a bank of questions, numbers from the reader's own Run and Machine, grading."""
