@@ -307,7 +307,7 @@ class DecoderCost:
             },
             flops_by_dtype={dtype: flops / (n * m) for dtype, flops in step.flops_by_dtype.items()},
             kernel_launches=step.kernel_launches / n,
-            communication_bytes=(x_bytes * (n - 1) + logits_bytes) / (n * m),
+            communication_bytes=(x_bytes * (n - 1) + logits_bytes) / (n * (m + n - 1)),  # m of these slots send
             num_messages=1.0,
         )
 
