@@ -40,7 +40,7 @@ class Lab:
     """Measures recipes of one model under one workload.
 
     Args:
-        system: "engine" (language models) or a System of texts: "similarity".
+        system: "engine" (language models) or a System of texts: "similarity", "classifier".
         model: "pylm", a named shape, a checkpoint folder or a hub name; of a System of texts the corpus: "stdlib" or a
             file, see `text.corpus.open_corpus`. Without one the System's default.
         devices: "cpu", "cuda" or both; every recipe is measured on each.

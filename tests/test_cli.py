@@ -207,12 +207,13 @@ def test_a_cancelled_session_keeps_what_it_has_and_ends_with_130(plans, monkeypa
     assert json.loads((tmp_path / "runs.json").read_text())["runs"]
 
 
-def test_the_demo_measures_both_models_and_a_search_and_writes_the_report(plans, tmp_path):
+def test_the_demo_measures_every_system_and_writes_the_report(plans, tmp_path):
     assert cli.main(["demo", "--out", str(tmp_path / "report.html")]) == 0
     assert [(plan.model, plan.system) for plan in plans] == [
         ("pylm", "engine"),
         ("llama-125m", "engine"),
         ("stdlib", "similarity"),
+        ("stdlib", "classifier"),
     ]
     assert plans[0].recipes[0] == ""
     assert (tmp_path / "report.html").exists()
@@ -425,4 +426,50 @@ def test_a_corpus_that_cannot_be_searched_is_one_line(
     assert cli.main(["similar", "a file", "--corpus", str(tmp_path / "texts.csv"), *more]) == 2
     error = capsys.readouterr().err
     assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def topics(tmp_path: Path) -> Path:
+    """Texts of two topics that single words tell apart."""
+    path = tmp_path / "topics.csv"
+    rows = [f"{a} and {b} with {a},{topic}" for topic, words in TOPICS.items() for a in words for b in words if a != b]
+    path.write_text("body,topic\n" + "\n".join(rows))
+    return path
+
+
+TOPICS = {"sea": ["ship", "sail", "wave", "tide"], "kitchen": ["pan", "oven", "bread", "salt"]}
+
+
+def test_classify_answers_and_tells_how_often_it_is_right(topics: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["classify", "a ship and a wave", "--corpus", str(topics), "--text", "body", "--label", "topic", "--scores"]
+    assert cli.main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (answer,) = found["answers"]
+    assert set(answer["probabilities"]) == set(TOPICS)
+    assert answer["topic"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    assert {"RNN, gru cells", "always the most frequent topic"} <= found["scores"].keys()
+    assert cli.main(asked) == 0
+    shown = capsys.readouterr().out
+    assert "Confusion" in shown
+    assert "points of accuracy" in shown
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], "a text was to be classified, none was given"),
+        (["", "--label", "topic"], "it holds no word"),
+        (["xyzzy", "--label", "topic"], "none of its words is in the vocabulary"),
+        (["the ship", "--label", "absent"], "body, topic"),
+        (["the ship", "--cell", "transformer"], "allowed: simple, gru, lstm"),
+        (["the ship"], "two classes or more"),
+    ],
+)
+def test_what_classify_cannot_do_is_one_line(
+    more: list[str], told: str, topics: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["classify", *more, "--corpus", str(topics), "--text", "body"]) == 2
+    error = capsys.readouterr().err
+    assert told in error
     assert error.count("\n") == 1

@@ -25,7 +25,7 @@ from labkit.cli.options import (
     Seed,
 )
 from labkit.cli.sweep import merge, sweep
-from labkit.cli.texts import similar
+from labkit.cli.texts import classify, similar
 from labkit.core.errors import LabkitError, UsageError
 from labkit.optimizations import rank
 
@@ -43,8 +43,9 @@ DEMO_RECIPES = (
     "kv_cache + quantize(bits=8)",
     "kv_cache + quantize(bits=4)",
 )
-
 DEMO_SEARCHES = ("", "truncated_svd + vector_precision(dtype='int8')")
+
+DEMO_RNNS = ("rnn_runtime(kind='torch_layer')", "rnn_runtime + fold_embedding")  # what needs no TensorFlow
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -90,7 +91,7 @@ def _labkit(
 
 @app.command()
 def demo(out: OutPath = Path("report.html"), effort: EffortName = "quick", json: JsonTarget = None) -> None:
-    """Measure what the techniques bring to two models and to a search; print the tables, write a report."""
+    """Measure what the techniques bring to two models, a search and an RNN; print the tables, write a report."""
     from labkit.core.workload import workload
     from labkit.runner.plan import Plan
     from labkit.ui import measuring
@@ -107,6 +108,7 @@ def demo(out: OutPath = Path("report.html"), effort: EffortName = "quick", json:
                 effort=effort,
                 system="similarity",
             ),
+            Plan(system="classifier", model="stdlib", spec=workload("queries"), recipes=DEMO_RNNS, effort=effort),
         ],
         json=json,
         report=out,
@@ -131,7 +133,7 @@ def lab(
     os.execve(command[0], command, lab_environment())  # noqa: S606 - becomes JupyterLab, which then hears Ctrl-C itself
 
 
-for command in (bench, peers, sweep, merge, scaling, similar, interview):
+for command in (bench, peers, sweep, merge, scaling, similar, classify, interview):
     app.command()(command)
 
 

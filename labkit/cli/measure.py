@@ -88,7 +88,7 @@ def bench(
 
 
 def peers(
-    task: Annotated[str, typer.Option(help="engine, or a system of texts: similarity.")] = "engine",
+    task: Annotated[str, typer.Option(help="engine, or a system of texts: similarity, classifier.")] = "engine",
     model: Annotated[str | None, typer.Option(help="As of bench; of the engine llama-125m by default.")] = None,
     device: Devices = None,
     workload: SystemWorkload = None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ModelName = Annotated[
     str, typer.Option("--model", help="pylm, a named shape such as llama-125m, a checkpoint folder, or org/name.")
 ]
-SystemName = Annotated[str, typer.Option("--system", help="engine, or a system of texts: similarity.")]
+SystemName = Annotated[str, typer.Option("--system", help="engine, or a system of texts: similarity, classifier.")]
 SystemModel = Annotated[
     str | None,
     typer.Option("--model", help="pylm, a named shape such as llama-125m, a checkpoint folder, or org/name."),

@@ -12,6 +12,7 @@ from labkit.optimizations.base import Blueprint, Context, Need, Optimization, Sl
 from labkit.optimizations.compile import Compile
 from labkit.optimizations.continuous_batching import ContinuousBatching
 from labkit.optimizations.dynamic_batching import DynamicBatching
+from labkit.optimizations.fold_embedding import FoldEmbedding
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.low_rank import LowRank
 from labkit.optimizations.offload import Offload
@@ -24,6 +25,11 @@ from labkit.optimizations.prune import Prune
 from labkit.optimizations.quantize import Quantize
 from labkit.optimizations.query_batching import QueryBatching
 from labkit.optimizations.replicas import Replicas
+from labkit.optimizations.rnn_batching import RnnBatching
+from labkit.optimizations.rnn_cell import RnnCell
+from labkit.optimizations.rnn_precision import RnnPrecision
+from labkit.optimizations.rnn_prune import RnnPrune
+from labkit.optimizations.rnn_runtime import RnnRuntime
 from labkit.optimizations.speculative import Speculative
 from labkit.optimizations.static_batching import StaticBatching
 from labkit.optimizations.tensor_parallel import TensorParallel
@@ -60,6 +66,12 @@ CATALOG: tuple[type[Optimization], ...] = (
     TruncatedSvd,
     VectorPrecision,
     QueryBatching,
+    RnnCell,
+    RnnPrune,
+    RnnRuntime,
+    FoldEmbedding,
+    RnnPrecision,
+    RnnBatching,
 )
 """Every technique, in the order its hooks run and tables list it."""
 

@@ -9,6 +9,7 @@ each operation needs the one before it, as in a decoder: the knob is there to se
 Reference: Amdahl 1967; torch's documentation of CPU threading.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ class Threads(Optimization):
     title: ClassVar[str] = "Threads"
     slot: ClassVar[Slot] = Slot.RUNTIME
     exact: ClassVar[bool] = True
-    systems: ClassVar[tuple[str, ...]] = ("engine", "similarity")
+    systems: ClassVar[tuple[str, ...]] = ("engine", "similarity", "classifier")
 
     num: int = knob(1, "threads inside an operation", low=1, high=1024)
     interop: int = knob(0, "operations that may run side by side; 0: as torch chooses", low=0, high=1024)
@@ -43,14 +44,20 @@ class Threads(Optimization):
         Raises:
             UsageError: more threads than this process may use cores. Unavailable: `interop` was fixed before.
         """
-        import torch
-
         from labkit.core.machine import usable_cores
 
         if max(self.num, self.interop) > usable_cores():
             raise UsageError(
                 f"{self.step.text} was asked for; this process may use {usable_cores()} cores; allowed: 1 to that many"
             )
+        if "tensorflow" in sys.modules and "torch" not in sys.modules:  # what measures Keras holds no torch
+            from labkit.text.rnn_keras import set_threads
+
+            yield set_threads(self.num)
+            return
+
+        import torch
+
         facts = _set_interop(self.interop) if self.interop else {}
         before = torch.get_num_threads()
         torch.set_num_threads(self.num)

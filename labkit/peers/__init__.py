@@ -73,6 +73,11 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "sklearn_cosine": ("sklearn",),
     "sklearn_linear": ("sklearn",),
     "gensim_lsi": ("gensim",),
+    "keras_predict": ("tensorflow",),
+    "keras_call": ("tensorflow",),
+    "tf_function": ("tensorflow",),
+    "xla": ("tensorflow",),
+    "torch_layer": ("torch",),
 }
 """The packages that a peer is made of."""
 

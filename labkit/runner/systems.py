@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import UsageError
+from labkit.core.recipe import Recipe
 from labkit.core.workload import WORKLOADS
 
 if TYPE_CHECKING:
     from labkit.bench.answering import Answering
     from labkit.core.recipe import Step
     from labkit.optimizations import Bound
+    from labkit.text.classifier import ClassifierSettings
     from labkit.text.corpus import Corpus
 
 ENGINE = "engine"
+
+_PEER_BATCH = 64  # what rnn_batching has by default
 
 
 @dataclass(frozen=True)
@@ -26,22 +30,24 @@ class TextSystem:
     """How one kind of System is opened.
 
     Attributes:
-        framework: what a worker imports before its clock runs, and measures alone.
+        framework: what a worker of a recipe imports before its clock runs, and measures alone.
         build: the System of a bound recipe, a corpus and a device.
         held_bytes: memory that it will hold, foretold from the corpus.
         workload: what it is measured on unless something else is asked for.
         recipes: what it is measured with unless others are.
         peer: another project's System for the same, by name and knobs; see `peers`.
+        peer_framework: what its worker imports.
         peers: those that `labkit peers` measures, in the text form of a recipe; ratios are stated against the first.
         beside: recipes of ours that it sets beside them.
     """
 
-    framework: str
+    framework: "Callable[[Bound], str]"
     build: "Callable[[Bound, Corpus, str], Answering]"
     held_bytes: "Callable[[Bound, Corpus], int]"
     workload: str
     recipes: tuple[str, ...]
     peer: "Callable[[Step, Corpus], Answering]"
+    peer_framework: "Callable[[Step], str]"
     peers: tuple[str, ...]
     beside: tuple[str, ...]
 
@@ -71,9 +77,45 @@ def _similarity_peer(step: "Step", corpus: "Corpus") -> "Answering":
     return open_similarity_peer(step.name, task, dict(step.knobs))
 
 
+def _classifier_framework(bound: "Bound") -> str:
+    from labkit.text.classifier import ClassifierSettings
+
+    return bound.settings(ClassifierSettings()).framework
+
+
+def _classifier(bound: "Bound", corpus: "Corpus", device: str) -> "Answering":
+    from labkit.text.classifier import ClassifierSettings, TextClassifier
+
+    return TextClassifier.build(corpus, bound.settings(ClassifierSettings()), device=device)
+
+
+def _classifier_bytes(bound: "Bound", corpus: "Corpus") -> int:
+    from labkit.text.classifier import ClassifierSettings, forecast_bytes
+
+    return forecast_bytes(corpus, bound.settings(ClassifierSettings()))
+
+
+def _classifier_peer(step: "Step", corpus: "Corpus") -> "Answering":
+    from labkit.text.classifier import TextClassifier
+
+    return TextClassifier.build(corpus, _peer_settings(step))
+
+
+def _peer_settings(step: "Step") -> "ClassifierSettings":
+    """A peer is the same RNN, called as its framework has it; what waits is answered together."""
+    from labkit.text.classifier import ClassifierSettings
+
+    peers = TEXT_SYSTEMS["classifier"].peers
+    if step.name not in peers:
+        raise UsageError.unknown("peer of text classification", step.name, peers)
+    if step.knobs:
+        raise UsageError(f"peer {step.name!r} was given {step.text!r}; it has no options")
+    return ClassifierSettings(runtime=step.name, batch_size=_PEER_BATCH)
+
+
 TEXT_SYSTEMS: Mapping[str, TextSystem] = {
     "similarity": TextSystem(
-        framework="torch",
+        framework=lambda bound: "torch",
         build=_similarity,
         held_bytes=_similarity_bytes,
         workload="queries",
@@ -84,8 +126,26 @@ TEXT_SYSTEMS: Mapping[str, TextSystem] = {
             "truncated_svd + vector_precision(dtype='int8')",
         ),
         peer=_similarity_peer,
+        peer_framework=lambda step: "torch",
         peers=("sklearn_cosine", "sklearn_linear", "gensim_lsi"),
         beside=("truncated_svd", "truncated_svd + vector_precision(dtype='int8')"),
+    ),
+    "classifier": TextSystem(
+        framework=_classifier_framework,
+        build=_classifier,
+        held_bytes=_classifier_bytes,
+        workload="queries",
+        recipes=(
+            "",
+            "rnn_runtime(kind='tf_function')",
+            "rnn_runtime(kind='xla')",
+            "rnn_runtime",
+            "rnn_runtime + fold_embedding",
+        ),
+        peer=_classifier_peer,
+        peer_framework=lambda step: _peer_settings(step).framework,
+        peers=("keras_predict", "keras_call", "tf_function", "xla", "torch_layer"),
+        beside=("rnn_runtime + rnn_batching", "rnn_runtime + fold_embedding + rnn_batching"),
     ),
 }
 """By the name that `Plan.system`, `Lab(system=…)` and `labkit bench --system` take; the engine is the default there."""
@@ -142,6 +202,12 @@ def corpus_facts(name: str, system: str) -> dict[str, Any]:
     }
 
 
-def import_framework(system: str) -> None:
-    """Import what a System computes with, which takes seconds."""
-    importlib.import_module("torch" if system == ENGINE else TEXT_SYSTEMS[system].framework)
+def import_framework(system: str, recipe: Recipe, *, is_peer: bool = False) -> None:
+    """Import what a System computes with under a recipe, or a peer of it, which takes seconds."""
+    from labkit.optimizations import bind
+
+    name = "torch"
+    if system != ENGINE:
+        kind = TEXT_SYSTEMS[system]
+        name = kind.peer_framework(recipe.steps[0]) if is_peer else kind.framework(bind(recipe, system=system))
+    importlib.import_module(name)

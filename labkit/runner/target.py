@@ -88,7 +88,7 @@ class TargetOpener:
 
     def prepare(self, order: Order) -> None:
         """Import the framework, which takes seconds."""
-        import_framework(order.system)
+        import_framework(order.system, order.steps, is_peer=order.is_peer)
 
     def forecast(self, orders: Sequence[Order], spec: WorkloadSpec) -> Forecast:
         """Read the model's sizes and checksums, none of its weights; or the corpus."""
@@ -194,7 +194,7 @@ def _peer(order: Order) -> "System":
 
 
 def text_need(order: Order) -> Need:
-    """Memory that a System of texts will hold, its process included; that of a peer is taken to be plain TF-IDF's."""
+    """Memory that a System of texts will hold, its process included; that of a peer is taken to be the baseline's."""
     from labkit.optimizations import bind
     from labkit.text.corpus import open_corpus
 

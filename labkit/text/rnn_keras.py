@@ -6,7 +6,7 @@ TensorFlow is imported by the functions that need it: a process that measures it
 import importlib
 import os
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +16,7 @@ from labkit.model.cells import GATES, Cell
 from labkit.text.rnn_weights import Array, RnnWeights
 from labkit.text.vocabulary import Ids
 
-KerasRuntime = Literal["keras_predict", "keras_call", "tf_function", "xla"]
-KERAS_RUNTIMES: tuple[KerasRuntime, ...] = get_args(KerasRuntime)
+KERAS_RUNTIMES: tuple[str, ...] = ("keras_predict", "keras_call", "tf_function", "xla")
 
 _LAYERS: dict[Cell, str] = {"simple": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}
 
@@ -84,10 +83,10 @@ class KerasClassifier:
 
     keras_predict: `model.predict`, made for data sets: callbacks and a data pipeline for each call. keras_call: the
     model as a function, operation by operation. tf_function: traced once into a graph. xla: the graph compiled, for
-    one shape; another shape compiles anew, so batches are filled up to `batch`.
+    one shape; another shape compiles anew, so batches are filled up to `batch`, but for texts that come alone.
     """
 
-    def __init__(self, weights: RnnWeights, *, runtime: KerasRuntime, batch: int = 1) -> None:
+    def __init__(self, weights: RnnWeights, *, runtime: str, batch: int = 1) -> None:
         tf = _tensorflow()
         self._batch = batch if runtime == "xla" else 1
         self._call = _caller(tf, model_of(weights), runtime)
@@ -102,12 +101,12 @@ class KerasClassifier:
 
     def probabilities(self, ids: Ids) -> Array:
         """[B, T] → [B, C]."""
-        missing = -len(ids) % self._batch
+        missing = -len(ids) % self._batch if len(ids) > 1 else 0
         filled = np.pad(ids, ((0, missing), (0, 0))) if missing else ids
         return np.asarray(self._call(filled))[: len(ids)]
 
 
-def _caller(tf: Any, model: Any, runtime: KerasRuntime) -> Callable[[Ids], Any]:
+def _caller(tf: Any, model: Any, runtime: str) -> Callable[[Ids], Any]:
     if runtime == "keras_predict":
         return lambda ids: model.predict(ids, batch_size=len(ids), verbose=0)
     if runtime == "keras_call":

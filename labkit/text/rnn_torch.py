@@ -1,7 +1,5 @@
 """The RNN classifier in torch: a module to train, and its twin with the weights of Keras to answer fast."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,8 +11,6 @@ from labkit.model.native.build import has_kernels
 from labkit.model.native.recurrence import can_recur, recur
 from labkit.text.rnn_weights import Array, RnnWeights
 from labkit.text.vocabulary import PADDING, Ids
-
-TablePrecision = Literal["fp32", "bf16", "int8"]
 
 _MODULES: dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]] = {"simple": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 _ORDER: dict[Cell, tuple[int, ...]] = {"simple": (0,), "gru": (1, 0, 2), "lstm": (0, 1, 2, 3)}
@@ -75,7 +71,8 @@ class RnnTwin:
 
     Args:
         is_folded: look up what a word adds to the gates instead of multiplying its embedding each time; the same sums.
-        precision: of the table that words are looked up in, nearly all of the weights; the others stay fp32.
+        precision: fp32, bf16 or int8, of the table that words are looked up in, nearly all of the weights; the others
+            stay fp32.
         device: "cpu" or "cuda".
         has_native: leave the native kernel out with False.
     """
@@ -85,7 +82,7 @@ class RnnTwin:
         weights: RnnWeights,
         *,
         is_folded: bool = False,
-        precision: TablePrecision = "fp32",
+        precision: str = "fp32",
         device: str = "cpu",
         has_native: bool = True,
     ) -> None:
@@ -146,7 +143,7 @@ def _gates(tensor: Tensor, cell: Cell) -> Tensor:
     return torch.cat([parts[gate] for gate in _ORDER[cell]])
 
 
-def _held(table: Array, precision: TablePrecision, device: str) -> tuple[Tensor, Tensor | None]:
+def _held(table: Array, precision: str, device: str) -> tuple[Tensor, Tensor | None]:
     """A table as it is kept, and the scales of its rows where it is kept in integers."""
     rows = torch.tensor(table, device=device)
     if precision == "fp32":

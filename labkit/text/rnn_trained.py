@@ -1,9 +1,12 @@
 """TrainedRnn: weights with the vocabulary and the topics they were trained for, kept under LABKIT_HOME."""
 
+import fcntl
 import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -15,7 +18,7 @@ from labkit.text.corpus import Corpus
 from labkit.text.rnn_weights import RnnWeights
 from labkit.text.vocabulary import Vocabulary
 
-_VERSION = 1  # of the training: what another one left is not read
+_VERSION = 2  # of the training: what another one left is not read
 _TIMEOUT_S = 1800
 
 
@@ -29,7 +32,7 @@ class Training:
     embedding: int = 64
     units: int = 64
     seed: int = 0
-    max_epochs: int = 20
+    max_epochs: int = 24
     patience: int = 5
     batch: int = 64
     learning_rate: float = 2e-3
@@ -39,6 +42,15 @@ class Training:
     def __post_init__(self) -> None:
         if self.cell not in GATES:
             raise UsageError.unknown("cell of an RNN", self.cell, GATES)
+
+    @classmethod
+    def of(cls, cell: str) -> Self:
+        """The default training of a cell that somebody names.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        return cls(cell=cell)  # type: ignore[arg-type]  # checked as it is made
 
     def key(self, corpus: Corpus) -> str:
         """Names what this training makes of a corpus."""
@@ -94,13 +106,27 @@ def trained(corpus: Corpus, training: Training) -> TrainedRnn:
             "remedy: name the column that holds them (--label)"
         )
     path = cache_folder() / "rnn" / f"{training.key(corpus)}.safetensors"
-    if not path.exists():
-        order = {"corpus": asdict(corpus), "training": asdict(training), "path": str(path)}
-        command = [sys.executable, "-m", "labkit.text.rnn_training"]
-        done = subprocess.run(
-            command, input=json.dumps(order), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise LabkitError(f"training a {training.cell} RNN on {len(corpus)} texts failed: {last}")
+    with _alone(path):
+        if not path.exists():
+            _train_elsewhere(corpus, training, path)
     return TrainedRnn.load(path)
+
+
+def _train_elsewhere(corpus: Corpus, training: Training, path: Path) -> None:
+    order = {"corpus": asdict(corpus), "training": asdict(training), "path": str(path)}
+    command = [sys.executable, "-m", "labkit.text.rnn_training"]
+    done = subprocess.run(
+        command, input=json.dumps(order), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise LabkitError(f"training a {training.cell} RNN on {len(corpus)} texts failed: {last}")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time: workers of several recipes ask for the same weights at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

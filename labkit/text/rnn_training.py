@@ -25,7 +25,7 @@ _EMBEDDING_SCALE = 0.1  # of what torch draws: words begin alike
 
 
 def train(corpus: Corpus, training: Training) -> TrainedRnn:
-    """Train on these texts until the validation loss has not improved for `patience` epochs; the best epoch stays."""
+    """Train until validation has not got better for `patience` epochs; the best epoch stays."""
     vocabulary = Vocabulary.of(corpus.texts, size=training.vocabulary)
     classes = {topic: number for number, topic in enumerate(corpus.topics)}
     ids = torch.from_numpy(vocabulary.encode(corpus.texts, length=training.length)).long()
@@ -38,14 +38,15 @@ def train(corpus: Corpus, training: Training) -> TrainedRnn:
         torch.manual_seed(training.seed)
         module = _fresh(training, len(classes))
         optimizer = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=_WEIGHT_DECAY)
-        best, best_loss, num_worse = copy.deepcopy(module), float("inf"), 0
+        best, least, num_worse = copy.deepcopy(module), 1.0, 0
         for _ in range(training.max_epochs):
             for rows in torch.split(rest[torch.randperm(len(rest), generator=generator)], training.batch):
                 _learn(module, optimizer, _forgetful(ids[rows], training.word_dropout, generator), labels[rows])
-            loss = _loss(module, ids[validation], labels[validation])
-            best, best_loss, num_worse = (
-                (copy.deepcopy(module), loss, 0) if loss < best_loss else (best, best_loss, num_worse + 1)
-            )
+            errors = _errors(module, ids[validation], labels[validation])
+            if errors < least:
+                best, least, num_worse = copy.deepcopy(module), errors, 0
+            else:
+                num_worse += 1
             if num_worse == training.patience:
                 break
     return TrainedRnn(best.weights(), vocabulary, corpus.topics, training.length, training.key(corpus))
@@ -89,9 +90,10 @@ def _forgetful(ids: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _loss(module: RnnModule, ids: Tensor, labels: Tensor) -> float:
+def _errors(module: RnnModule, ids: Tensor, labels: Tensor) -> float:
+    """Share of wrong answers: an RNN becomes too sure of itself, and its loss worse, long before its answers do."""
     module.eval()
-    return float(F.cross_entropy(module(ids), labels))
+    return float((module(ids).argmax(1) != labels).float().mean())
 
 
 def main(order: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,16 @@ class Scores:
         for label, answer in zip(labels, answers, strict=True):
             confusion[number[label], number[answer]] += 1
         return cls(tuple(topics), confusion)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Plain data; the topics and `confusion` give the Scores back."""
+        return {
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "topics": list(self.topics),
+            "confusion": self.confusion.tolist(),
+        }
 
     @property
     def accuracy(self) -> float:
@@ -66,3 +78,11 @@ def tfidf_regression(train: Corpus, test: Corpus) -> Scores:
     regression = LogisticRegression(C=10, max_iter=500)
     regression.fit(vectors.fit_transform(train.texts), train.labels)
     return Scores.of(test.topics, test.labels, list(regression.predict(vectors.transform(test.texts))))
+
+
+def compared(name: str, scores: Scores, train: Corpus, test: Corpus) -> dict[str, Scores]:
+    """A classifier's scores under its name, and those of the simpler ones that can be had here."""
+    by_name = {name: scores, "always the most frequent topic": majority(train, test)}
+    with suppress(Unavailable):  # scikit-learn is not everywhere
+        by_name["logistic regression on TF-IDF"] = tfidf_regression(train, test)
+    return by_name

@@ -7,12 +7,13 @@ from labkit.bench.comparison import Comparison
 from labkit.core.recipe import Recipe
 from labkit.core.run import Run
 from labkit.runner.target import PEER_PREFIX
-from labkit.ui import facts, prose
+from labkit.ui import classification, facts, prose
 from labkit.ui.chart_tables import charted
 from labkit.ui.explain import explanation
 from labkit.ui.figure import DARK, LIGHT, Picture
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.plots import pictures
+from labkit.ui.readings import labels
 from labkit.ui.tables import Cell, Line, Table, results
 
 _IS_DARK = "(prefers-color-scheme: dark)"
@@ -31,12 +32,36 @@ def chapter(runs: Sequence[Run], comparison: Comparison | None) -> Html:
         *why(explanation(runs, comparison)),
         tag("h3", "Output"),
         tag("ul", *(tag("li", line) for line in prose.proofs(runs))),
+        *classified(runs),
     )
 
 
 def why(paragraphs: Sequence[str]) -> list[Html]:
     """The explanation under its heading; nothing where no Run has a prediction."""
     return [tag("h3", "Why"), *(tag("p", paragraph) for paragraph in paragraphs)] if paragraphs else []
+
+
+def classified(runs: Sequence[Run]) -> list[Html]:
+    """Scores and confusion of classifiers, beside simpler ones; Runs that answer alike are told once."""
+    names, told = labels(runs), dict[str, Html]()
+    for run in runs:
+        if scores := classification.scores_of(run):
+            own, *_ = scores.values()
+            told.setdefault(
+                str(own.confusion),
+                join(
+                    (
+                        tag("h3", f"Right and wrong answers: {names[run.id]}"),
+                        plain_table(classification.score_rows(scores)),
+                        tag(
+                            "details",
+                            tag("summary", "What each topic is taken for"),
+                            plain_table(classification.confusion_rows(own)),
+                        ),
+                    )
+                ),
+            )
+    return list(told.values())
 
 
 def verdicts(runs: Sequence[Run], comparison: Comparison | None) -> Html:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from labkit.bench.comparison import Comparison, Row
 from labkit.core.run import Run
-from labkit.ui import units
+from labkit.ui import classification, units
 from labkit.ui.readings import QUALITY, labels, quality_measure, rate_of, share_of_limit
 from labkit.ui.tradeoff import tradeoff
 
@@ -82,6 +82,8 @@ def _verdict(name: str, run: Run, row: Row | None, measure: str | None, *, metri
 def _quality(run: Run, measure: str | None) -> Iterator[str]:
     if measure is not None and measure in run.quality:
         yield f"{QUALITY[measure].title} {QUALITY[measure].form(run.quality[measure])}"
+    if len(scores := classification.scores_of(run)) > 1:
+        yield classification.verdict(scores)
 
 
 def _limit(run: Run) -> Iterator[str]:

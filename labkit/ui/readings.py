@@ -28,6 +28,8 @@ QUALITY: Mapping[str, Measure] = {
     "same_top1_rate": Measure("same top token", units.percent, "higher", 1.0),
     "perplexity": Measure("perplexity", units.number, "lower"),
     "recall_at_10": Measure("recall@10", units.percent, "higher", 1.0, "the ten neighbours that exact TF-IDF finds"),
+    "accuracy": Measure("accuracy", units.percent, "higher", 1.0, "the topics of texts not trained on"),
+    "macro_f1": Measure("macro-F1", units.percent, "higher", 1.0, "the topics of texts not trained on"),
     "precision_at_10": Measure("precision@10", units.percent, "higher", None, "the query's own module, or topic"),
 }
 """Known quality metrics, the most telling first."""

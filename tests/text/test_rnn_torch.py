@@ -39,7 +39,7 @@ def test_a_narrow_table_stays_close_and_takes_its_bytes(
 ) -> None:
     weights = random_weights(cell)
     whole = RnnTwin(weights, is_folded=is_folded)
-    narrow = RnnTwin(weights, is_folded=is_folded, precision=precision)  # type: ignore[arg-type]
+    narrow = RnnTwin(weights, is_folded=is_folded, precision=precision)
     assert np.abs(narrow.probabilities(texts()) - whole.probabilities(texts())).max() < most
     assert narrow.weights_bytes < 0.6 * whole.weights_bytes
 

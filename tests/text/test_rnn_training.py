@@ -11,13 +11,13 @@ import pytest
 from labkit.core.errors import CheckpointError, LabkitError, UsageError
 from labkit.model.cells import GATES, Cell
 from labkit.text import rnn_trained
-from labkit.text.classifier import ClassifierConfig, TextClassifier
+from labkit.text.classifier import ClassifierSettings, TextClassifier
 from labkit.text.corpus import Corpus, Document
 from labkit.text.rnn_trained import TrainedRnn, Training, trained
 from labkit.text.rnn_training import train
 
 SMALL = Training(length=12, vocabulary=64, embedding=16, units=16, max_epochs=12, batch=16, learning_rate=1e-2)
-TORCH = ClassifierConfig(runtime="torch", is_folded=True)
+TORCH = ClassifierSettings(runtime="torch", is_folded=True)
 SUBJECTS = {
     "sea": "ship sail wave harbour tide",
     "kitchen": "pan oven bread salt butter",
@@ -53,10 +53,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(corpus: Cor
 
 
 def test_training_stops_when_validation_does_not_improve(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = iter([3.0, 2.0, 2.5, 2.5, 1.0])
-    monkeypatch.setattr("labkit.text.rnn_training._loss", lambda *_: next(losses))
+    errors = iter([0.3, 0.2, 0.2, 0.25, 0.1])
+    monkeypatch.setattr("labkit.text.rnn_training._errors", lambda *_: next(errors))
     train(corpus, replace(SMALL, patience=2))
-    assert next(losses) == 1.0
+    assert next(errors) == 0.1
 
 
 def test_what_was_trained_is_trained_once(corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
