@@ -17,12 +17,20 @@ from typing import Any
 from labkit.ui.jupyter import lab_command, lab_environment
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-PANEL, SIMILARITY = "panel.ipynb", "similarity.ipynb"
+PANEL, SIMILARITY, CLASSIFIER = "panel.ipynb", "similarity.ipynb", "classifier.ipynb"
 START_S = 60.0
 
 _PANEL_CELLS = {
     PANEL: 'from labkit import Lab\nlab = Lab(model="pylm")\npanel = lab.panel()\npanel',
     SIMILARITY: 'from labkit import Lab\nlab = Lab(system="similarity")\npanel = lab.panel()\npanel',
+    CLASSIFIER: """from pathlib import Path
+from labkit import Lab
+topics = {"sea": ["ship", "sail", "wave", "tide"], "kitchen": ["pan", "oven", "bread", "salt"]}
+rows = [f"{a} with {b},{topic}" for topic, words in topics.items() for a in words for b in words]
+Path("topics.csv").write_text("body,topic\\n" + "\\n".join(rows))
+lab = Lab(system="classifier", model="topics.csv?text=body&label=topic")
+panel = lab.panel(recipe="rnn_runtime", beside=["rnn_runtime(kind='torch_layer')"])
+panel""",
 }
 _ALL_CELLS = {"@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"}}  # cells out of sight are drawn too
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.browser.conftest import Seen, open_and_run
-from tests.browser.servers import PANEL, SIMILARITY, Server, wait_for
+from tests.browser.servers import CLASSIFIER, PANEL, SIMILARITY, Server, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -103,6 +103,21 @@ def test_the_panel_of_text_similarity_draws_what_it_measured(page: Any, server: 
             open_tab(page, tab)
             wait_for(lambda: len(pictures(page)) == 1, 10, f"a picture under {tab}", page=page)
             keep_screenshot(page, f"similarity-{tab.lower()}")
+    assert seen == Seen()
+
+
+def test_a_classifier_is_toggled_and_measured(page: Any, server: Server, seen: Seen) -> None:
+    open_and_run(page, server, CLASSIFIER)
+    page.wait_for_selector(".labkit-panel button:text-is('Run')", timeout=20_000)
+    page.locator(".labkit-panel label:has-text('Folded embedding') input[type=checkbox]").check()
+    recipe = "rnn_runtime + fold_embedding"
+    typed = page.locator(".labkit-panel input[placeholder^='the naive']")
+    wait_for(lambda: typed.input_value() == recipe, 10, "the recipe that was switched on", page=page)
+    button(page, "Run").click()
+    wait_for_verdict(page, recipe)
+    keep_screenshot(page, "classifier")
+    if not page.locator(".labkit-panel >> text=INVALID").count():
+        assert page.locator(".labkit-panel .verdicts li").filter(has_text="RNN, simple cells").count() == 2
     assert seen == Seen()
 
 
