@@ -5,7 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Lessons are run cell by cell, in a session of their own, so that their history is theirs; what a cell prints must be what it printed when it was committed.
-LESSONS := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg
+# What `make test` has the time for: one lesson of each kind; `make test-full` runs all.
+LIGHT := $(addprefix notebooks/,$(addsuffix .ipynb,00_measuring_honestly 05_cpu_and_gpu 11_the_lab))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -24,11 +26,11 @@ lab: $(VENV)/.notebooks ## open JupyterLab on notebooks/
 
 test: $(VENV)/.dev ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" tests
-	$(BIN)/python -m pytest $(LESSONS)
+	$(BIN)/python -m pytest $(NBVAL) $(LIGHT)
 
 test-full: $(VENV)/.dev ## run all tests
 	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest $(LESSONS)
+	$(BIN)/python -m pytest $(NBVAL) notebooks
 
 check: $(VENV)/.dev ## lint, format, types, floors
 	$(BIN)/ruff check .

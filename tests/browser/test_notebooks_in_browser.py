@@ -10,7 +10,11 @@ from tests.browser.servers import NOTEBOOKS, Server, voila
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-LESSONS = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+THE_LAB = "11_the_lab.ipynb"
+LESSONS = [
+    pytest.param(path.name, marks=() if path.name == THE_LAB else pytest.mark.slow)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+]
 ERRORS = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error'], [data-mime-type$='.stderr']"
 VOILA_S = 240.0
 VOILAS_ICONS = "https://cdn.jsdelivr.net/npm/@fortawesome/"  # its own page asks for them; the panel needs none

@@ -1,6 +1,6 @@
 """Every committed lesson is built alike, was executed in order, and claims something that pytest can hold it to.
 
-`make test` executes them too: nbval compares what their cells print.
+`make test-full` executes them too, `make test` some of them: nbval compares what their cells print.
 """
 
 import ast
