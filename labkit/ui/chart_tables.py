@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from labkit.bench.comparison import Comparison
 from labkit.core.run import Run
 from labkit.ui import units
+from labkit.ui.language import tr
 from labkit.ui.readings import QUALITY, is_answering, labels, limit_of, rate_of, reading, value
 from labkit.ui.tables import percentile_cell
 from labkit.ui.ways import FIGURES
@@ -25,7 +26,7 @@ def charted(name: str, runs: Sequence[Run], comparison: Comparison | None) -> Ro
         "ways": _ways(),
         "scaling": _throughput(runs, comparison),
     }[name]
-    return [("recipe", *head), *((names[run.id], *read(run)) for run in valid)]
+    return [(tr("recipe"), *map(tr, head)), *((names[run.id], *read(run)) for run in valid)]
 
 
 _Reader = tuple[Sequence[str], Callable[[Run], Sequence[str]]]

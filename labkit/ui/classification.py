@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.run import Run
 from labkit.ui import units
+from labkit.ui.language import tr
 
 if TYPE_CHECKING:
     from labkit.text.classifier import Answer
@@ -47,7 +48,7 @@ def score_rows(scores: "Mapping[str, Scores]") -> list[list[str]]:
     """A head; then accuracy and macro-F1 of classifiers on the same texts, the best first."""
     ranked = sorted(scores.items(), key=lambda pair: -pair[1].accuracy)
     rows = [[name, units.percent(one.accuracy), units.percent(one.macro_f1)] for name, one in ranked]
-    return [["classifier", "accuracy", "macro-F1"], *rows]
+    return [[tr("classifier"), tr("accuracy"), tr("macro-F1")], *rows]
 
 
 def confusion_rows(scores: "Scores") -> list[list[str]]:
@@ -57,7 +58,7 @@ def confusion_rows(scores: "Scores") -> list[list[str]]:
         [f"{number} {topic}", *(str(count) if count else "·" for count in row)]
         for number, topic, row in zip(numbers, scores.topics, scores.confusion.tolist(), strict=True)
     ]
-    return [["topic", *map(str, numbers)], *rows]
+    return [[tr("topic"), *map(str, numbers)], *rows]
 
 
 def verdict(scores: "Mapping[str, Scores]") -> str:
@@ -66,5 +67,8 @@ def verdict(scores: "Mapping[str, Scores]") -> str:
     best, theirs = max(others, key=lambda pair: pair[1].accuracy)
     points = 100 * (ours.accuracy - theirs.accuracy)
     if not points:
-        return f"{own} equals {best}"
-    return f"{own} {'beats' if points > 0 else 'loses to'} {best} by {abs(points):.1f} points of accuracy"
+        return tr("{ours} equals {best}", ours=own, best=best)
+    told = f"{abs(points):.1f}"
+    if points > 0:
+        return tr("{ours} beats {best} by {points} points of accuracy", ours=own, best=best, points=told)
+    return tr("{ours} loses to {best} by {points} points of accuracy", ours=own, best=best, points=told)

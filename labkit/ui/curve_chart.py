@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from labkit.core.run import Run
 from labkit.ui.curves import curves, told
 from labkit.ui.figure import LIGHT, Picture, Theme, canvas, caption, plain_legend, style
+from labkit.ui.language import tr
 from labkit.ui.marks import number_ticks
 
 _POINTS = 60
@@ -34,4 +35,4 @@ def scaling(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
     ax.set_xticks(sorted({num for curve in found for num in curve.rates}))
     caption(ax, theme, x="cores", y="output tokens per second")
     plain_legend(ax.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink, loc="upper left"))
-    return Picture("scaling", "Scaling", " ".join(text for curve in found for text in told(curve)), figure)
+    return Picture("scaling", tr("Scaling"), " ".join(text for curve in found for text in told(curve)), figure)

@@ -15,6 +15,7 @@ from labkit.optimizations import bind
 from labkit.optimizations.replicas import Replicas
 from labkit.optimizations.threads import Threads
 from labkit.ui import console, units
+from labkit.ui.language import tr
 from labkit.ui.readings import value
 
 WAYS = ("threads", "replicas")
@@ -95,34 +96,39 @@ def told(curve: Curve) -> list[str]:
         f"{num}: {units.rate(rate)}" + (f" ({units.ratio(rate / curve.rates[first])})" if num != first else "")
         for num, rate in curve.rates.items()
     )
-    return [f"{curve.way}, {points}.", *(_law(law, found, curve) for law, found in curve.fits.items())]
+    return [
+        tr("{way}, {points}.", way=curve.way, points=points),
+        *(_law(law, found, curve) for law, found in curve.fits.items()),
+    ]
 
 
 def _law(law: Law, found: Fit | None, curve: Curve) -> str:
-    name, num_points = f"{LAWS[law]} over {curve.way}", len(curve.rates)
+    name, num_points = tr("{law} over {way}", law=tr(LAWS[law]), way=curve.way), len(curve.rates)
     if found is None:
-        return (
-            f"{name} has {NUM_PARAMETERS[law]} parameters, which {num_points} points do not determine: "
-            "it takes a machine with more cores."
+        return tr(
+            "{name} has {num} parameters, which {points} points do not determine: it takes a machine with more cores.",
+            name=name,
+            num=NUM_PARAMETERS[law],
+            points=num_points,
         )
-    parts = [f"serial part {units.percent(found.serial)}"]
+    parts = [tr("serial part {share}", share=units.percent(found.serial))]
     if law == "USL":
-        parts.append(f"crosstalk {units.percent(found.crosstalk)} a pair")
+        parts.append(tr("crosstalk {share} a pair", share=units.percent(found.crosstalk)))
     parts.append(_knee(found, curve))
     check = (
-        f"it misses the {num_points} points by {units.percent(found.error)} on average"
+        tr("it misses the {num} points by {error} on average", num=num_points, error=units.percent(found.error))
         if found.error is not None
-        else f"{num_points} points are as many as it has parameters, so nothing is left to check it by"
+        else tr("{num} points are as many as it has parameters, so nothing is left to check it by", num=num_points)
     )
-    return f"{name}: {', '.join(parts)}; {check}."
+    return tr("{name}: {told}.", name=name, told=tr(", ").join(parts) + tr("; ") + check)
 
 
 def _knee(found: Fit, curve: Curve) -> str:
     if found.knee is None:
-        return "no knee in sight"
-    sense = "the peak, after which it falls" if found.crosstalk > 0 else "where each is half as useful as one alone"
-    seen = "" if found.knee <= max(curve.rates) else ", beyond what was measured"
-    return f"knee at {units.number(found.knee)} ({sense}{seen})"
+        return tr("no knee in sight")
+    sense = tr("the peak, after which it falls" if found.crosstalk > 0 else "where each is half as useful as one alone")
+    seen = "" if found.knee <= max(curve.rates) else tr(", beyond what was measured")
+    return tr("knee at {num} ({sense}{seen})", num=units.number(found.knee), sense=sense, seen=seen)
 
 
 def gil_told(gil: GilShare) -> list[str]:

@@ -13,6 +13,7 @@ from labkit.core.run import Run
 from labkit.runner.store import FILE_NAME, Store
 from labkit.ui import prose
 from labkit.ui.jupyter import require_jupyter
+from labkit.ui.language import tr
 from labkit.ui.markup import text
 from labkit.ui.report import chapters
 
@@ -128,11 +129,11 @@ def _report(runs: Sequence[Run]) -> dict[str, object]:
     imports = "from labkit.ui.history import stored\nfrom labkit.ui.show import charts, show, verdicts, why\n"
     titles = "\n".join(f"- {text(prose.title(group))}" for group, _ in chapters(runs, ()))
     cells = [
-        _markdown("title", f"# labkit report\n\n{titles}"),
+        _markdown("title", f"# {tr('labkit report')}\n\n{titles}"),
         _code("runs", f"{imports}\nids = [\n{ids}]\nruns = stored(ids, is_last=False)", []),
     ]
     for name, title in (("verdicts", "Verdict"), ("charts", "Pictures"), ("why", "Why")):
-        cells.append(_markdown(f"{name}-title", f"## {title}"))
+        cells.append(_markdown(f"{name}-title", f"## {tr(title)}"))
         cells.append(_code(name, f"show({name}(runs))", [IGNORE_TAG]))
     return {"cells": cells, "metadata": _METADATA, "nbformat": 4, "nbformat_minor": 5}
 

@@ -9,6 +9,7 @@ from labkit.core.paths import cache_folder
 from labkit.core.run import Run
 from labkit.ui import units
 from labkit.ui.crossover import crossovers
+from labkit.ui.language import tr
 from labkit.ui.prose import title, verdicts
 from labkit.ui.readings import labels
 
@@ -53,15 +54,23 @@ def explanation(runs: Sequence[Run], comparison: Comparison | None) -> tuple[str
             parts = [*_bounds(run.limit or {}), *_terms(run.prediction), *_residual(run)]
             if baseline is not None and baseline.prediction and run.id in verdicts:
                 parts += _changes(baseline, run, verdicts[run.id])
-            paragraphs.append(f"{names[run.id]}: {' '.join(parts)}")
+            paragraphs.append(tr("{name}: {told}", name=names[run.id], told=" ".join(parts)))
     return tuple(paragraphs)
 
 
 def _bounds(limit: Mapping[str, object]) -> Iterator[str]:
     phases = {name: phase for name, phase in limit.items() if isinstance(phase, Mapping) and "bound" in phase}
     if phases:
-        told = (f"{name} by {phase['bound']} ({units.seconds(phase['seconds'])})" for name, phase in phases.items())
-        yield f"The machine bounds {', '.join(told)}."
+        told = (
+            tr(
+                "{phase} by {bound} ({time})",
+                phase=tr(name),
+                bound=tr(str(phase["bound"])),
+                time=units.seconds(phase["seconds"]),
+            )
+            for name, phase in phases.items()
+        )
+        yield tr("The machine bounds {told}.", told=tr(", ").join(told))
 
 
 def _terms(prediction: Mapping[str, object]) -> Iterator[str]:
@@ -73,13 +82,13 @@ def _terms(prediction: Mapping[str, object]) -> Iterator[str]:
         if seconds >= _LEAST_SHARE * total_s > 0
     ]
     if told:
-        yield f"A pass should take {units.seconds(total_s)}: {', '.join(told)}."
+        yield tr("A pass should take {time}: {told}.", time=units.seconds(total_s), told=tr(", ").join(told))
 
 
 def _residual(run: Run) -> Iterator[str]:
     unexplained = residual(run.prediction or {}, run.metrics)
     if unexplained is not None:
-        yield f"Measured: {units.ratio(1 + unexplained)} that."
+        yield tr("Measured: {ratio} that.", ratio=units.ratio(1 + unexplained))
 
 
 def _changes(baseline: Run, run: Run, verdict: str) -> Iterator[str]:
@@ -91,16 +100,17 @@ def _changes(baseline: Run, run: Run, verdict: str) -> Iterator[str]:
     grown, shrunk = max(changes, key=changes.__getitem__), min(changes, key=changes.__getitem__)
 
     def told(name: str) -> str:
-        return f"from {units.seconds(old.get(name, 0.0))} to {units.seconds(new.get(name, 0.0))}"
+        old_s, new_s = units.seconds(old.get(name, 0.0)), units.seconds(new.get(name, 0.0))
+        return tr("from {old} to {new}", old=old_s, new=new_s)
 
     least_s = _LEAST_SHARE * sum(old.values())
     change_s = max((abs(change) for name, change in changes.items() if name not in _PROBED), default=0.0)
     if verdict == "faster" and changes[shrunk] < 0:
-        yield f"Against the baseline, {_named(shrunk)} shrank most, {told(shrunk)}."
+        yield tr("Against the baseline, {term} shrank most, {span}.", term=_named(shrunk), span=told(shrunk))
     elif verdict == "slower" and changes[grown] > 0:
-        yield f"Against the baseline, {_named(grown)} grew most, {told(grown)}."
+        yield tr("Against the baseline, {term} grew most, {span}.", term=_named(grown), span=told(grown))
     elif verdict != "faster" and change_s < least_s:
-        yield "No speed-up was to be expected: what is read, computed and started is the same as in the baseline."
+        yield tr("No speed-up was to be expected: what is read, computed and started is the same as in the baseline.")
     elif verdict != "faster" and changes[shrunk] < 0:
         yield from _little_to_gain(old, new, shrunk, told(shrunk))
     if verdict != "faster" and (held := _held_by_cache(baseline)):
@@ -111,9 +121,13 @@ def _little_to_gain(old: Mapping[str, float], new: Mapping[str, float], saved: s
     """Where a term shrank and the pass did not: how small it was beside the largest one left."""
     largest = max(new, key=new.__getitem__)
     was = units.percent(old.get(saved, 0.0) / sum(old.values()))
-    yield (
-        f"Against the baseline, {_named(saved)} shrank, {span}, but was only {was} of its pass; what is left is "
-        f"{_named(largest)}, {units.percent(new[largest] / sum(new.values()))}."
+    yield tr(
+        "Against the baseline, {term} shrank, {span}, but was only {was} of its pass; what is left is {rest}, {share}.",
+        term=_named(saved),
+        span=span,
+        was=was,
+        rest=_named(largest),
+        share=units.percent(new[largest] / sum(new.values())),
     )
 
 
@@ -124,14 +138,16 @@ def _held_by_cache(baseline: Run) -> str:
     largest = max(caches.values(), default=0)
     if baseline.device != "cpu" or not weights or weights > largest:
         return ""
-    return (
-        f"The baseline's weights, {units.size(weights)}, already fit in this machine's last-level cache of "
-        f"{units.size(largest)}: smaller ones save no trip to memory."
+    return tr(
+        "The baseline's weights, {weights}, already fit in this machine's last-level cache of {cache}: "
+        "smaller ones save no trip to memory.",
+        weights=units.size(weights),
+        cache=units.size(largest),
     )
 
 
 def _named(term: str) -> str:
-    return _TERMS.get(term, term)
+    return tr(_TERMS.get(term, term))
 
 
 def _seconds(prediction: Mapping[str, object]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 from labkit.core.run import Run
 from labkit.optimizations import CATALOG, Optimization
 from labkit.ui import units
+from labkit.ui.language import lesson, tr
 
 _EFFORTS = {"quick": "quick (a quick look: short warm-up, few blocks)"}
 
@@ -33,41 +34,51 @@ def session(runs: Sequence[Run]) -> dict[str, str]:
     """Model, workload, device, effort and date of Runs of one session."""
     run = runs[0]
     return {
-        "model": _model(run.model),
-        "workload": workload(run.workload),
-        "device": ", ".join(dict.fromkeys(run.device for run in runs)),
-        "effort": f"{_EFFORTS.get(run.effort, run.effort)}, {max(len(run.passes) for run in runs)} blocks",
-        "measured": f"{run.created_utc}, session {run.group}",
+        tr("model"): _model(run.model),
+        tr("workload"): workload(run.workload),
+        tr("device"): ", ".join(dict.fromkeys(run.device for run in runs)),
+        tr("effort"): tr(
+            "{effort}, {num} blocks",
+            effort=tr(_EFFORTS.get(run.effort, run.effort)),
+            num=max(len(run.passes) for run in runs),
+        ),
+        tr("measured"): tr("{when}, session {group}", when=run.created_utc, group=run.group),
     }
 
 
 def workload(spec: Mapping[str, Any]) -> str:
     """A WorkloadSpec's fields as one sentence."""
     num_requests = spec.get("num_requests", 1)
-    requests = "1 request" if num_requests == 1 else f"{units.count(num_requests)} requests"
-    prompt, new = (_length(spec, name) for name in ("prompt_tokens", "new_tokens"))
-    text = f"{spec.get('name', '')}: {str(spec.get('scenario', '')).replace('_', ' ')}, {requests} of "
-    text += f"{prompt} prompt and {new} new tokens"
-    text += ", as recorded" if spec.get("replay") else ""
+    text = tr(
+        "{name}: {scenario}, {requests} of {prompt} prompt and {new} new tokens",
+        name=spec.get("name", ""),
+        scenario=tr(str(spec.get("scenario", "")).replace("_", " ")),
+        requests=tr("1 request") if num_requests == 1 else tr("{num} requests", num=units.count(num_requests)),
+        prompt=_length(spec, "prompt_tokens"),
+        new=_length(spec, "new_tokens"),
+    )
+    text += tr(", as recorded") if spec.get("replay") else ""
     turns = spec.get("turns", 1)
-    text += f", in conversations of {units.count(turns)} turns" if turns > 1 else ""
+    text += tr(", in conversations of {num} turns", num=units.count(turns)) if turns > 1 else ""
     concurrency = spec.get("concurrency")
-    text += f", {units.count(concurrency)} outstanding" if concurrency is not None else ""
+    text += tr(", {num} outstanding", num=units.count(concurrency)) if concurrency is not None else ""
     shared = spec.get("shared_prefix_tokens", 0)
-    text += f", the first {units.count(shared)} of them the same in all" if shared else ""
+    text += tr(", the first {num} of them the same in all", num=units.count(shared)) if shared else ""
     rate = spec.get("rate_per_s")
-    text += f", {units.rate(rate, 'requests/s')}" if rate is not None else ""
+    text += tr(", {rate}", rate=units.rate(rate, "requests/s")) if rate is not None else ""
     cv = spec.get("arrival_cv", 1.0)
-    text += f" in gaps of coefficient of variation {units.number(cv)}" if cv != 1 else ""
-    return f"{text}, {spec.get('cache_state', 'warm')} cache, seed {spec.get('seed', 0)}"
+    text += tr(" in gaps of coefficient of variation {cv}", cv=units.number(cv)) if cv != 1 else ""
+    state = tr(str(spec.get("cache_state", "warm")))
+    return tr("{text}, {state} cache, seed {seed}", text=text, state=state, seed=spec.get("seed", 0))
 
 
 def _length(spec: Mapping[str, Any], name: str) -> str:
     """A number of tokens, or the ends of its range."""
+    most = units.count(spec.get(name))
     if spec.get("replay"):
-        return f"up to {units.count(spec.get(name))}"
+        return tr("up to {num}", num=most)
     low = spec.get(f"min_{name}")
-    return f"{units.count(low)} to {units.count(spec.get(name))}" if low is not None else units.count(spec.get(name))
+    return tr("{low} to {high}", low=units.count(low), high=most) if low is not None else most
 
 
 def lessons(names: Collection[str]) -> tuple[Lesson, ...]:
@@ -76,10 +87,17 @@ def lessons(names: Collection[str]) -> tuple[Lesson, ...]:
 
 
 def lesson_of(technique: type[Optimization]) -> Lesson:
-    """What a technique teaches: the docstring of its module, split at blank lines and at lines like `Price: …`."""
+    """What a technique teaches: the docstring of its module, split at blank lines and at lines like `Price: …`.
+
+    In another language than English it is shorter, with the same references.
+    """
     text = inspect.cleandoc(sys.modules[technique.__module__].__doc__ or "")
     blocks = re.split(r"\n\s*\n|\n(?=[A-Z][a-z]+(?: [a-z]+)?: )", text)
-    return Lesson(technique.name, technique.title, tuple(" ".join(block.split()) for block in blocks if block.strip()))
+    paragraphs = tuple(" ".join(block.split()) for block in blocks if block.strip())
+    if (told := lesson(technique.name)) is not None:
+        title, *shorter = told
+        return Lesson(technique.name, title, (*shorter, *(one for one in paragraphs if one.startswith("Reference: "))))
+    return Lesson(technique.name, technique.title, paragraphs)
 
 
 def flat(fields: Mapping[str, Any], *, prefix: str = "", form: units.Formatter | None = None) -> dict[str, str]:
@@ -87,11 +105,11 @@ def flat(fields: Mapping[str, Any], *, prefix: str = "", form: units.Formatter |
     rows: dict[str, str] = {}
     for key, value in fields.items():
         suffix = next((suffix for suffix in _UNITS if key.endswith(suffix)), "")
-        name, own_form = f"{prefix}{key.removesuffix(suffix)}", _UNITS.get(suffix, form)
+        name, own_form = prefix + tr(key.removesuffix(suffix).replace("_", " ")), _UNITS.get(suffix, form)
         if isinstance(value, Mapping):
             rows |= flat(value, prefix=f"{name} ", form=own_form)
         elif value not in (None, "", [], ()):
-            rows[name.replace("_", " ")] = own_form(value) if own_form and _is_number(value) else _text(value)
+            rows[name] = own_form(value) if own_form and _is_number(value) else _text(value)
     return rows
 
 
@@ -106,6 +124,6 @@ def _text(value: Any) -> str:
 def _model(model: Mapping[str, Any]) -> str:
     text = str(model.get("name", ""))
     parameters = model.get("num_parameters")
-    text += f", {units.number(parameters / 1e6)} M parameters" if parameters else ""
-    text += ", random weights: speed only" if model.get("has_random_weights") else ""
-    return text + (f", weights {str(model['hash'])[:12]}" if model.get("hash") else "")
+    text += tr(", {num} M parameters", num=units.number(parameters / 1e6)) if parameters else ""
+    text += tr(", random weights: speed only") if model.get("has_random_weights") else ""
+    return text + (tr(", weights {hash}", hash=str(model["hash"])[:12]) if model.get("hash") else "")

@@ -17,6 +17,7 @@ from labkit.model.config import ModelConfig
 from labkit.model.source import sizes_of
 from labkit.optimizations import Bound, bind
 from labkit.ui import units
+from labkit.ui.language import tr
 from labkit.ui.readings import value
 
 
@@ -36,11 +37,15 @@ class Forecast:
     def told(self, runs: Iterable[Run]) -> str:
         """The forecast as a sentence, with what the newest of these Runs measured of it."""
         measured = [run for run in runs if self._is_of(run) and value(run, "decode_tok_per_s") is not None]
-        head = f"Measured {units.rate(value(measured[-1], 'decode_tok_per_s'))}" if measured else "Not measured yet"
-        return (
-            f"{head}: weights {units.size(self.weights_bytes)}; decoding is bound by {self.bound}, at most "
-            f"{units.rate(self.limit_per_s)} on this machine; {units.rate(self.predicted_per_s)} are expected"
-            f" before what kernels add."
+        rate = units.rate(value(measured[-1], "decode_tok_per_s")) if measured else ""
+        return tr(
+            "{head}: weights {weights}; decoding is bound by {bound}, at most {limit} on this machine; "
+            "{expected} are expected before what kernels add.",
+            head=tr("Measured {rate}", rate=rate) if measured else tr("Not measured yet"),
+            weights=units.size(self.weights_bytes),
+            bound=tr(self.bound),
+            limit=units.rate(self.limit_per_s),
+            expected=units.rate(self.predicted_per_s),
         )
 
     def _is_of(self, run: Run) -> bool:

@@ -12,6 +12,7 @@ from labkit.core.stats import Estimate
 from labkit.runner.sweep import cells, is_kept_up
 from labkit.ui import units
 from labkit.ui.figure import DARK, LIGHT, Picture, Theme
+from labkit.ui.language import tr
 from labkit.ui.readings import value
 from labkit.ui.show import themed
 
@@ -44,7 +45,7 @@ class Tail:
     @property
     def text(self) -> str:
         """`p95 0.120 s, p99 needs 406 more`."""
-        more = f", p99 {units.withheld(self.missing)}" if self.missing else ""
+        more = tr(", p99 {missing}", missing=units.withheld(self.missing)) if self.missing else ""
         return f"p{self.q} {units.seconds(self.seconds)}{more}"
 
     @classmethod
@@ -86,16 +87,16 @@ class Point:
         faults = ", ".join(fault.code for fault in self.run.faults)
         return (
             self.name,
-            "all at once" if self.rate_per_s is None else units.number(self.rate_per_s),
+            tr("all at once") if self.rate_per_s is None else units.number(self.rate_per_s),
             units.number(self.served.offered_per_s if self.served else None),
             units.number(self.served.completed_per_s if self.served else None),
             units.number(value(self.run, "output_tok_per_s")),
             self.ttft.text if self.ttft else units.MISSING,
             self.tpot.text if self.tpot else units.MISSING,
             units.estimate(reading_of(self.good)),
-            units.MISSING if kept is None else "yes" if kept else "no",
+            units.MISSING if kept is None else tr("yes") if kept else tr("no"),
             units.seconds(self.lag.p99_s) if self.lag else units.MISSING,
-            f"INVALID({faults})" if faults else "valid",
+            f"INVALID({faults})" if faults else tr("valid"),
         )
 
 
@@ -148,7 +149,7 @@ class Frontier:
 
     def table(self) -> list[Sequence[str]]:
         """Rows of text, the head first."""
-        return [HEAD, *(point.row for point in self.points)]
+        return [tuple(map(tr, HEAD)), *(point.row for point in self.points)]
 
     def plot(self, *, theme: Theme = LIGHT) -> Picture | None:
         """Latency against throughput and goodput against the rate; None without a valid cell at a rate."""
@@ -211,12 +212,11 @@ def _finding(name: str, series: Sequence[Point]) -> str:
     at = [(point.rate_per_s or 0.0, point) for point in series]
     lost = min((rate for rate, point in at if not point.is_kept_up), default=None)
     kept = max((rate for rate, point in at if point.is_kept_up and (lost is None or rate < lost)), default=None)
-    parts = [f"keeps up with {units.rate(kept, 'requests/s')}"] if kept is not None else []
-    parts += [f"not with {units.rate(lost, 'requests/s')}"] if lost is not None else []
+    parts = [tr("keeps up with {rate}", rate=units.rate(kept, "requests/s"))] if kept is not None else []
+    parts += [tr("not with {rate}", rate=units.rate(lost, "requests/s"))] if lost is not None else []
     good = [(point.good.value, point) for _, point in at if point.good is not None and point.run.is_valid]
     if good:
         best, point = max(good, key=lambda pair: pair[0])
-        parts.append(
-            f"at most {units.rate(best, 'requests/s')} within the limits, at a rate of {units.number(point.rate_per_s)}"
-        )
-    return f"{name}: {', '.join(parts)}." if parts else ""
+        most, rate = units.rate(best, "requests/s"), units.number(point.rate_per_s)
+        parts.append(tr("at most {most} within the limits, at a rate of {rate}", most=most, rate=rate))
+    return tr("{name}: {told}.", name=name, told=tr(", ").join(parts)) if parts else ""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from labkit.ui import units
 from labkit.ui.figure import LIGHT, Picture, Style, Theme, canvas, caption, plain_legend, style
 from labkit.ui.frontier import Frontier, Point, Tail
+from labkit.ui.language import tr
 from labkit.ui.marks import unit_ticks
 from labkit.ui.readings import value
 
@@ -50,7 +51,7 @@ def picture(frontier: Frontier, *, theme: Theme = LIGHT) -> Picture | None:
     axes[2].set_ylim(bottom=0)
     legend = figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, handlelength=4, labelcolor=theme.ink)
     plain_legend(legend)
-    return Picture("frontier", "Latency and goodput under load", " ".join(frontier.findings), figure)
+    return Picture("frontier", tr("Latency and goodput under load"), " ".join(frontier.findings), figure)
 
 
 def _at(metric: str) -> _Read:

@@ -233,6 +233,18 @@ GLOSSARY = (
                 Text("text similarity only", "仅文本相似度"),
             ),
             Term(
+                "accuracy",
+                Text("accuracy", "准确率"),
+                "texts classified right / texts",
+                Text("text classification only", "仅文本分类"),
+            ),
+            Term(
+                "macro_f1",
+                Text("macro-F1", "宏平均 F1"),
+                "mean over topics of 2 · precision · recall / (precision + recall)",
+                Text("rare topics count as much as frequent ones", "稀少的主题与常见的主题同等对待"),
+            ),
+            Term(
                 "precision_at_10",
                 Text("precision@10", "precision@10"),
                 "found texts of the query's own module or topic / 10",

@@ -9,6 +9,7 @@ from labkit.core.run import Run
 from labkit.optimizations import CATALOG, Optimization
 from labkit.ui import units
 from labkit.ui.facts import flat, lesson_of
+from labkit.ui.language import tr
 
 Rows = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Head and body of a table."""
@@ -105,7 +106,7 @@ def _ceilings(ceilings: Mapping[str, Any]) -> dict[str, str]:
 def run_rows(runs: Sequence[Run]) -> Rows:
     """Stored Runs as a table."""
     head = ("run", "session", "made (UTC)", "model", "workload", "device", "recipe", "state")
-    return head, [
+    return tuple(map(tr, head)), [
         (
             run.id,
             run.group,
@@ -114,7 +115,7 @@ def run_rows(runs: Sequence[Run]) -> Rows:
             str(run.workload.get("name", "")),
             run.device,
             run.label,
-            "valid" if run.is_valid else ", ".join(fault.code for fault in run.faults) or run.status,
+            tr("valid") if run.is_valid else ", ".join(fault.code for fault in run.faults) or run.status,
         )
         for run in runs
     ]

@@ -11,6 +11,7 @@ from labkit.ui import classification, facts, prose
 from labkit.ui.chart_tables import charted
 from labkit.ui.explain import explanation
 from labkit.ui.figure import DARK, LIGHT, Picture
+from labkit.ui.language import tr
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.plots import pictures
 from labkit.ui.readings import labels
@@ -25,12 +26,12 @@ def chapter(runs: Sequence[Run], comparison: Comparison | None) -> Html:
         "section",
         tag("h2", prose.title(runs)),
         fact_list(facts.session(runs)),
-        tag("h3", "Verdict"),
+        tag("h3", tr("Verdict")),
         verdicts(runs, comparison),
         results_table(results(runs, comparison)),
         *figures(runs, comparison),
         *why(explanation(runs, comparison)),
-        tag("h3", "Output"),
+        tag("h3", tr("Output")),
         tag("ul", *(tag("li", line) for line in prose.proofs(runs))),
         *classified(runs),
     )
@@ -38,7 +39,7 @@ def chapter(runs: Sequence[Run], comparison: Comparison | None) -> Html:
 
 def why(paragraphs: Sequence[str]) -> list[Html]:
     """The explanation under its heading; nothing where no Run has a prediction."""
-    return [tag("h3", "Why"), *(tag("p", paragraph) for paragraph in paragraphs)] if paragraphs else []
+    return [tag("h3", tr("Why")), *(tag("p", paragraph) for paragraph in paragraphs)] if paragraphs else []
 
 
 def classified(runs: Sequence[Run]) -> list[Html]:
@@ -51,11 +52,11 @@ def classified(runs: Sequence[Run]) -> list[Html]:
                 str(own.confusion),
                 join(
                     (
-                        tag("h3", f"Right and wrong answers: {names[run.id]}"),
+                        tag("h3", tr("Right and wrong answers: {name}", name=names[run.id])),
                         plain_table(classification.score_rows(scores)),
                         tag(
                             "details",
-                            tag("summary", "What each topic is taken for"),
+                            tag("summary", tr("What each topic is taken for")),
                             plain_table(classification.confusion_rows(own)),
                         ),
                     )
@@ -77,8 +78,10 @@ def results_table(table: Table) -> Html:
     """
     key = tag(
         "p",
-        "In brackets the 95 % interval, under a verdict the 99 % interval of the rate over the baseline's. "
-        "A percentile that needs more samples is not stated.",
+        tr(
+            "In brackets the 95 % interval, under a verdict the 99 % interval of the rate over the baseline's. "
+            "A percentile that needs more samples is not stated."
+        ),
         css="key",
     )
     costs = table.only(lambda column: not column.is_speed)
@@ -89,7 +92,7 @@ def results_table(table: Table) -> Html:
 
 
 def _results_part(table: Table, *, has_verdicts: bool) -> Html:
-    titles = [tag("th", title, attributes={"scope": "col"}) for title in ("recipe", "verdict")[: 1 + has_verdicts]]
+    titles = [tag("th", tr(title), attributes={"scope": "col"}) for title in ("recipe", "verdict")[: 1 + has_verdicts]]
     titles += [tag("th", column.title, attributes={"scope": "col", "title": column.help}) for column in table.columns]
     rows = join(_result_rows(line, len(titles), has_verdict=has_verdicts) for line in table.lines)
     css = "results judged" if has_verdicts else "results"
@@ -133,7 +136,7 @@ def figures(runs: Sequence[Run], comparison: Comparison | None) -> list[Html]:
                     tag("figcaption", day.alt),
                     tag(
                         "details",
-                        tag("summary", "The same as a table"),
+                        tag("summary", tr("The same as a table")),
                         plain_table(charted(day.name, runs, comparison)),
                     ),
                 ),
@@ -192,7 +195,7 @@ def lessons(runs: Sequence[Run]) -> Html:
 
 def run_list(runs: Sequence[Run]) -> Html:
     """Ids under which the raw samples can be exported."""
-    rows: list[Sequence[str]] = [("run", "recipe", "model", "passes", "made (UTC)")]
+    rows: list[Sequence[str]] = [tuple(map(tr, ("run", "recipe", "model", "passes", "made (UTC)")))]
     rows += [(run.id, run.label, str(_name(run.model)), str(len(run.passes)), run.created_utc) for run in runs]
     return plain_table(rows)
 

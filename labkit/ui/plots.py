@@ -12,6 +12,7 @@ from labkit.ui import units
 from labkit.ui.curve_chart import scaling
 from labkit.ui.figure import LIGHT, Picture, Theme, canvas, caption, plain_legend, style
 from labkit.ui.forecast import Forecast
+from labkit.ui.language import tr
 from labkit.ui.marks import BAR_HEIGHT, Drawn, annotate, bars, ecdf, limit_mark, number_ticks, recipe_ticks, unit_ticks
 from labkit.ui.readings import QUALITY, is_answering, labels, limit_of, quality_measure, rate_of, value
 from labkit.ui.ways import ways
@@ -48,13 +49,15 @@ def throughput(runs: Sequence[Run], comparison: Comparison | None, *, theme: The
     bars(ax, drawn, metric, theme, ratios=ratios)
     caption(ax, theme, x=f"{rate.counted} per second  (upright mark: the machine's limit for this recipe)")
     name, _, best = max(drawn, key=lambda item: value(item[2], metric) or 0.0)
-    finding = f"{name} has the highest {rate.phase} rate, {rate.text(best)}"
+    finding = tr(
+        "{name} has the highest {what}, {value}", name=name, what=tr(f"{rate.phase} rate"), value=rate.text(best)
+    )
     if best.id in ratios:
-        finding += f", {units.ratio(ratios[best.id])} that of the baseline"
+        finding += tr(", {ratio} that of the baseline", ratio=units.ratio(ratios[best.id]))
     limit = limit_of(best, metric)
     if limit is not None:
-        finding += f"; the machine's limit for it is {units.rate(limit)}"
-    return Picture("throughput", "Throughput", finding + ".", figure)
+        finding += tr("; the machine's limit for it is {limit}", limit=units.rate(limit))
+    return Picture("throughput", tr("Throughput"), tr("{told}.", told=finding), figure)
 
 
 def ahead(runs: Sequence[Run], forecast: Forecast, *, theme: Theme = LIGHT) -> Picture:
@@ -70,7 +73,7 @@ def ahead(runs: Sequence[Run], forecast: Forecast, *, theme: Theme = LIGHT) -> P
     recipe_ticks(ax, [*(name for name, _, _ in drawn), f"{name} (switched on)"], theme)
     ax.set_xlim(0, end)
     caption(ax, theme, x="decode tokens per second  (dashed: expected, upright mark: the machine's limit)")
-    return Picture("forecast", "Switched on", f"{name}: {forecast.told(runs)}", figure)
+    return Picture("forecast", tr("Switched on"), tr("{name}: {told}", name=name, told=forecast.told(runs)), figure)
 
 
 def latency(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
@@ -103,7 +106,7 @@ def latency(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
         for metric, title in shown.items()
     )
     finding = " ".join(filter(None, told))
-    return Picture("latency", "Latency distribution", finding or "Too few samples to state a median.", figure)
+    return Picture("latency", tr("Latency distribution"), finding or tr("Too few samples to state a median."), figure)
 
 
 def phases(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
@@ -120,7 +123,7 @@ def phases(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
         _extremes(drawn, "prefill_tok_per_s", "prefill rate", units.rate, has_low_first=False),
         _extremes(drawn, "decode_tok_per_s", "decode rate", units.rate, has_low_first=False),
     )
-    return Picture("phases", "Prefill and decode, apart", " ".join(filter(None, found)), figure)
+    return Picture("phases", tr("Prefill and decode, apart"), " ".join(filter(None, found)), figure)
 
 
 def quality_speed(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
@@ -144,10 +147,14 @@ def quality_speed(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | Non
     plain_legend(figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, labelcolor=theme.ink))
     caption(ax, theme, x=f"{rate.counted} per second, logarithmic", y=f"{facts.title}, {facts.better} is better")
     name, _, fastest = max(drawn, key=lambda item: value(item[2], rate.metric) or 0.0)
-    finding = (
-        f"The fastest, {name}, gives {rate.text(fastest)} at a {facts.title} of {facts.form(fastest.quality[measure])}."
+    finding = tr(
+        "The fastest, {name}, gives {rate} at a {measure} of {value}.",
+        name=name,
+        rate=rate.text(fastest),
+        measure=tr(facts.title),
+        value=facts.form(fastest.quality[measure]),
     )
-    return Picture("quality", "Quality against speed", finding, figure)
+    return Picture("quality", tr("Quality against speed"), finding, figure)
 
 
 def memory(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
@@ -166,8 +173,9 @@ def memory(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
     number_ticks(ax)
     caption(ax, theme, x="MiB  (outline: peak of the measuring process, filled: weights)")
     name, _, least = min(drawn, key=lambda item: item[2].build["peak_memory_bytes"])
-    finding = f"{name} needs the least memory, a peak of {units.size(least.build['peak_memory_bytes'])}."
-    return Picture("memory", "Memory", finding, figure)
+    peak = units.size(least.build["peak_memory_bytes"])
+    finding = tr("{name} needs the least memory, a peak of {peak}.", name=name, peak=peak)
+    return Picture("memory", tr("Memory"), finding, figure)
 
 
 def _drawn(runs: Sequence[Run], theme: Theme, metric: str | None = None) -> list[Drawn]:
@@ -198,6 +206,7 @@ def _extremes(drawn: Sequence[Drawn], metric: str, title: str, form: units.Forma
         return ""
     stated.sort(reverse=not has_low_first)
     (best, leader), (worst, last) = stated[0], stated[-1]
-    word = "lowest" if has_low_first else "highest"
-    sentence = f"{leader} has the {word} {title}, {form(best)}"
-    return f"{sentence}; {last} has {form(worst)}." if len(stated) > 1 else f"{sentence}."
+    told = "{name} has the lowest {what}, {value}" if has_low_first else "{name} has the highest {what}, {value}"
+    sentence = tr(told, name=leader, what=tr(title), value=form(best))
+    sentence += tr("; {name} has {value}", name=last, value=form(worst)) if len(stated) > 1 else ""
+    return tr("{told}.", told=sentence)

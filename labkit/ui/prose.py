@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from labkit.bench.comparison import Comparison, Row
 from labkit.core.run import Run
 from labkit.ui import classification, units
+from labkit.ui.language import retold, retold_fault, tr
 from labkit.ui.readings import QUALITY, labels, quality_measure, rate_of, share_of_limit
 from labkit.ui.tradeoff import tradeoff
 
@@ -40,7 +41,7 @@ class Sentence:
 
 def title(runs: Sequence[Run]) -> str:
     """What a session measured: model, workload, devices."""
-    devices = " and ".join(dict.fromkeys(run.device for run in runs))
+    devices = tr(" and ").join(dict.fromkeys(run.device for run in runs))
     return f"{runs[0].model.get('name', '')} · {runs[0].workload.get('name', '')} · {devices}"
 
 
@@ -56,32 +57,42 @@ def verdicts(runs: Sequence[Run], comparison: Comparison | None) -> tuple[Senten
         for run in runs
     )
     cost = tradeoff(runs)
-    return (*found, Sentence("recall@10", f": {cost}", "tradeoff")) if cost else found
+    return (*found, Sentence("recall@10", tr(": {told}", told=cost), "tradeoff")) if cost else found
 
 
 def _verdict(name: str, run: Run, row: Row | None, measure: str | None, *, metric: str, is_baseline: bool) -> Sentence:
     if run.status != "done":
-        return Sentence(
-            name, f" was not measured to the end ({run.status}): {run.error or 'no reason known'}.", "invalid"
-        )
+        why = run.error or tr("no reason known")
+        rest = tr(" was not measured to the end ({status}): {why}.", status=run.status, why=why)
+        return Sentence(name, rest, "invalid")
     if run.faults:
-        return Sentence(name, f" is not compared. {' '.join(f'{fault.text}.' for fault in run.faults)}", "invalid")
+        faults = " ".join(tr("{fault}.", fault=retold_fault(fault)) for fault in run.faults)
+        return Sentence(name, tr(" is not compared. {faults}", faults=faults), "invalid")
     if row is not None and row.decision is None:
-        return Sentence(name, f" is not compared: {row.refusal}.", "refused")
+        return Sentence(name, tr(" is not compared: {why}.", why=retold(row.refusal)), "refused")
     facts = [*_quality(run, measure), *_limit(run)]
     if row is None or row.decision is None:
-        role = " (the baseline)" if is_baseline and run.recipe else ""
-        return Sentence(name, f"{role}: {'; '.join([rate_of([run]).text(run), *facts])}.", "baseline")
+        role = tr(" (the baseline)") if is_baseline and run.recipe else ""
+        told = tr("; ").join([rate_of([run]).text(run), *facts])
+        return Sentence(name, tr("{role}: {told}.", role=role, told=told), "baseline")
     ratio, verdict = row.decision.ratio, row.decision.verdict
-    shown = f"{units.ratio(ratio.value)} {_METRICS.get(metric, metric)} {units.interval(ratio.low, ratio.high)}"
+    shown = tr(
+        "{ratio} {metric} {interval}",
+        ratio=units.ratio(ratio.value),
+        metric=tr(_METRICS.get(metric, metric)),
+        interval=units.interval(ratio.low, ratio.high),
+    )
     if verdict == "cannot tell":
-        facts.append(row.decision.reason)
-    return Sentence(name, f" {'; '.join([f'{_VERDICTS[verdict]}: {shown}', *facts])}.", verdict.replace(" ", "-"))
+        facts.append(retold(row.decision.reason))
+    told = tr("; ").join([shown, *facts])
+    return Sentence(
+        name, tr(" {verdict}: {told}.", verdict=tr(_VERDICTS[verdict]), told=told), verdict.replace(" ", "-")
+    )
 
 
 def _quality(run: Run, measure: str | None) -> Iterator[str]:
     if measure is not None and measure in run.quality:
-        yield f"{QUALITY[measure].title} {QUALITY[measure].form(run.quality[measure])}"
+        yield f"{tr(QUALITY[measure].title)} {QUALITY[measure].form(run.quality[measure])}"
     if len(scores := classification.scores_of(run)) > 1:
         yield classification.verdict(scores)
 
@@ -89,26 +100,33 @@ def _quality(run: Run, measure: str | None) -> Iterator[str]:
 def _limit(run: Run) -> Iterator[str]:
     share = share_of_limit(run)
     if share is not None:
-        yield f"{units.percent(share)} of the machine's limit"
+        yield tr("{share} of the machine's limit", share=units.percent(share))
 
 
 def proofs(runs: Sequence[Run]) -> tuple[str, ...]:
     """For every Run, what is known of its output: the equality proof, and each quality figure."""
     names = labels(runs)
-    return tuple(f"{names[run.id]}: {_proof(run.proof)}{_qualities(run)}." for run in runs if run.status == "done")
+    return tuple(
+        tr("{name}: {told}.", name=names[run.id], told=_proof(run.proof) + _qualities(run))
+        for run in runs
+        if run.status == "done"
+    )
 
 
 def _proof(proof: Mapping[str, object] | None) -> str:
     if proof is None:
-        return "no exact technique, so nothing to prove"
-    sample = f"{proof['num_prompts']} prompts, {proof['num_tokens']} tokens in fp32"
+        return tr("no exact technique, so nothing to prove")
+    sample = tr("{prompts} prompts, {tokens} tokens in fp32", prompts=proof["num_prompts"], tokens=proof["num_tokens"])
     if not proof["is_equal"]:
-        return f"exact techniques change the output ({sample}, {proof['num_diverged']} diverged)"
+        num = proof["num_diverged"]
+        return tr("exact techniques change the output ({sample}, {num} diverged)", sample=sample, num=num)
     accepted = proof["num_diverged"]
-    tail = f", {accepted} diverged at a tie within rounding" if accepted else ", none diverged"
-    return f"exact techniques leave the greedy output unchanged ({sample}{tail})"
+    tail = tr(", {num} diverged at a tie within rounding", num=accepted) if accepted else tr(", none diverged")
+    return tr("exact techniques leave the greedy output unchanged ({sample}{tail})", sample=sample, tail=tail)
 
 
 def _qualities(run: Run) -> str:
-    shown = [f"{facts.title} {facts.form(run.quality[name])}" for name, facts in QUALITY.items() if name in run.quality]
-    return f"; {', '.join(shown)}" if shown else ""
+    shown = [
+        f"{tr(facts.title)} {facts.form(run.quality[name])}" for name, facts in QUALITY.items() if name in run.quality
+    ]
+    return tr("; ") + tr(", ").join(shown) if shown else ""

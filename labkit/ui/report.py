@@ -8,9 +8,11 @@ import io
 from collections.abc import Sequence
 
 from labkit.bench.comparison import Comparison
+from labkit.core.language import language
 from labkit.core.run import Run
 from labkit.ui import facts, page, prose
 from labkit.ui.explain import explanation
+from labkit.ui.language import tr
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.readings import reading
 from labkit.ui.stylesheet import CSS
@@ -28,19 +30,19 @@ def html(runs: Sequence[Run], *comparisons: Comparison) -> str:
     machines = {str(sorted(fields.items())): fields for run in runs if (fields := facts.flat(run.machine))}
     body = tag(
         "main",
-        tag("header", tag("h1", "labkit report"), tag("p", _LEDE, css="lede")),
+        tag("header", tag("h1", tr("labkit report")), tag("p", tr(_LEDE), css="lede")),
         *(page.chapter(group, comparison) for group, comparison in sessions),
         tag(
             "section",
-            tag("h2", "Methods"),
-            tag("p", "What each technique used here is, costs and cannot do."),
+            tag("h2", tr("Methods")),
+            tag("p", tr("What each technique used here is, costs and cannot do.")),
             page.lessons(runs),
         ),
-        tag("section", tag("h2", "Machine"), *(page.fact_list(fields) for fields in machines.values())),
+        tag("section", tag("h2", tr("Machine")), *(page.fact_list(fields) for fields in machines.values())),
         tag(
             "section",
-            tag("h2", "Runs"),
-            tag("p", "Raw samples: ", tag("code", "labkit export --format csv --out FILE")),
+            tag("h2", tr("Runs")),
+            tag("p", tr("Raw samples: "), tag("code", "labkit export --format csv --out FILE")),
             page.run_list(runs),
         ),
     )
@@ -51,7 +53,9 @@ def html(runs: Sequence[Run], *comparisons: Comparison) -> str:
         tag("title", f"labkit: {', '.join(prose.title(group) for group, _ in sessions)}"),
         tag("style", Html(CSS)),
     )
-    return join((Html("<!doctype html>\n"), tag("html", head, tag("body", body), attributes={"lang": "en"}), "\n"))
+    return join(
+        (Html("<!doctype html>\n"), tag("html", head, tag("body", body), attributes={"lang": language()}), "\n")
+    )
 
 
 def markdown(runs: Sequence[Run], *comparisons: Comparison) -> str:
@@ -59,7 +63,12 @@ def markdown(runs: Sequence[Run], *comparisons: Comparison) -> str:
     parts = []
     for group, comparison in chapters(runs, comparisons):
         parts.append(f"## {_escaped(prose.title(group))}")
-        parts.append("\n".join(f"- {name}: {_escaped(text)}" for name, text in facts.session(group).items()))
+        parts.append(
+            "\n".join(
+                f"- {tr('{name}: {told}', name=name, told=_escaped(text))}"
+                for name, text in facts.session(group).items()
+            )
+        )
         parts.append("\n".join(f"- {_escaped(sentence.text)}" for sentence in prose.verdicts(group, comparison)))
         parts.append(_markdown_table(results(group, comparison)))
         parts.append("\n\n".join(_escaped(line) for line in explanation(group, comparison)))
@@ -117,7 +126,7 @@ def chapters(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[tup
 
 
 def _markdown_table(table: Table) -> str:
-    rows = [("recipe", "verdict", *(column.title for column in table.columns))]
+    rows = [(tr("recipe"), tr("verdict"), *(column.title for column in table.columns))]
     rows.append(("---", "---", *("---:" for _ in table.columns)))
     for line in table.lines:
         figures = (_escaped(cell.line) for cell in line.cells)

@@ -11,6 +11,7 @@ from labkit.core.cost import Cost
 from labkit.core.run import Run
 from labkit.ui import units
 from labkit.ui.figure import LIGHT, Picture, Theme, canvas, caption, plain_legend, style
+from labkit.ui.language import tr
 from labkit.ui.marks import unit_ticks
 from labkit.ui.readings import labels, limit_of, value
 
@@ -53,16 +54,16 @@ def rows(runs: Sequence[Run]) -> Sequence[Sequence[str]]:
     told = (
         (
             point.name,
-            point.phase,
+            tr(point.phase),
             units.number(point.intensity),
-            point.bound,
+            tr(point.bound),
             units.arithmetic(point.reached),
             units.arithmetic(point.roof),
             units.percent(point.reached / point.roof),
         )
         for point in points(runs)
     )
-    return [head, *told]
+    return [tuple(map(tr, head)), *told]
 
 
 def roofline(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
@@ -96,9 +97,15 @@ def roofline(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
     caption(ax, theme, x="FLOP per byte read, logarithmic", y="GFLOP/s, logarithmic  (line: the roof)")
     plain_legend(figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, labelcolor=theme.ink))
     told = (
-        f"{point.phase} computes {units.number(point.intensity)} FLOP for each byte, is bound by {point.bound} and "
-        f"reached {units.percent(point.reached / point.roof)} of its roof"
+        tr(
+            "{phase} computes {num} FLOP for each byte, is bound by {bound} and reached {share} of its roof",
+            phase=tr(point.phase),
+            num=units.number(point.intensity),
+            bound=tr(point.bound),
+            share=units.percent(point.reached / point.roof),
+        )
         for point in found
         if point.name == names[0]
     )
-    return Picture("roofline", "Roofline", f"{names[0]}: {'; '.join(told)}.", figure)
+    finding = tr("{name}: {told}.", name=names[0], told=tr("; ").join(told))
+    return Picture("roofline", tr("Roofline"), finding, figure)

@@ -18,6 +18,7 @@ from labkit.ui.document import comparisons_of
 from labkit.ui.explain import explanation
 from labkit.ui.figure import DARK, Picture
 from labkit.ui.history import stored
+from labkit.ui.language import tr
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.plots import pictures
 from labkit.ui.report import chapters
@@ -162,7 +163,7 @@ def _comparison(comparison: Comparison) -> Shown:
 
 def _verdicts(runs: Sequence[Run], comparison: Comparison | None) -> Shown:
     table = results(runs, comparison)
-    rows = [("recipe", "verdict", *(column.title for column in table.columns))]
+    rows = [(tr("recipe"), tr("verdict"), *(column.title for column in table.columns))]
     rows += [(line.name, line.verdict.cell.line, *(cell.line for cell in line.cells)) for line in table.lines]
     sentences = [f"• {sentence.text}" for sentence in prose.verdicts(runs, comparison)]
     return Shown(
@@ -187,7 +188,7 @@ def themed(day: Picture, night: Picture | None, rows: Sequence[Sequence[str]]) -
     if night is not None:  # hidden by its own style too: a viewer may leave out the style sheet
         hidden: dict[str, object] = {"src": night.data_uri(), "alt": night.alt, "style": "display: none"}
         images.append(tag("img", attributes=hidden, css="night"))
-    table = [tag("details", tag("summary", "The same as a table"), page.plain_table(rows))] if rows else []
+    table = [tag("details", tag("summary", tr("The same as a table")), page.plain_table(rows))] if rows else []
     figure = tag("figure", *images, tag("figcaption", day.alt), *table)
     return Shown("\n".join([f"{day.title}: {day.alt}", *_aligned(rows)]), join((tag("h3", day.title), figure)))
 

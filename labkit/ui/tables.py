@@ -7,8 +7,10 @@ from functools import partial
 from labkit.bench.comparison import Comparison, Row
 from labkit.core.run import Run
 from labkit.ui import units
+from labkit.ui.language import retold, retold_fault, tr
 from labkit.ui.readings import (
     QUALITY,
+    Measure,
     is_answering,
     labels,
     quality_measure,
@@ -39,6 +41,11 @@ class Column:
     title: str
     help: str
     is_speed: bool = True
+
+    @property
+    def told(self) -> "Column":
+        """The same in the language in use."""
+        return replace(self, title=tr(self.title), help=tr(self.help))
 
 
 @dataclass(frozen=True)
@@ -98,19 +105,20 @@ def results(runs: Sequence[Run], comparison: Comparison | None) -> Table:
             cells=tuple(read(run) for _, read in columns),
             verdict=_verdict(run, rows.get(run.id), is_baseline=run.id == baseline_id),
             faults=faults(run),
-            note="" if run.token_share == 1 else f"{units.percent(run.token_share)} of the new tokens",
+            note="" if run.token_share == 1 else tr("{share} of the new tokens", share=units.percent(run.token_share)),
         )
         for run in runs
     )
     used = {column for i, (column, _) in enumerate(columns) if any(line.cells[i] != Cell() for line in lines)}
-    return Table(tuple(column for column, _ in columns), lines).only(used.__contains__)
+    return Table(tuple(column.told for column, _ in columns), lines).only({one.told for one in used}.__contains__)
 
 
 def faults(run: Run) -> tuple[str, ...]:
     """Why the Run's figures may not be used, a line each; () for a valid Run."""
     if run.status != "done":
-        return (f"{run.status.upper()}: {run.error or 'the Run did not end'}", *(fault.text for fault in run.faults))
-    return tuple(fault.text for fault in run.faults)
+        ended = f"{run.status.upper()}: {run.error or tr('the Run did not end')}"
+        return (ended, *map(retold_fault, run.faults))
+    return tuple(map(retold_fault, run.faults))
 
 
 def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
@@ -203,11 +211,17 @@ def _columns(runs: Sequence[Run]) -> list[tuple[Column, Callable[[Run], Cell]]]:
     measures = text_measures(runs) or [measure for measure in [quality_measure(runs)] if measure is not None]
     for measure in measures:
         facts = QUALITY[measure]
-        quality = Column(facts.title, f"against {facts.reference}; {facts.better} is better", is_speed=False)
+        quality = _quality_column(facts)
         columns.append((quality, partial(_quality, measure=measure)))
     limit = Column("of limit", "decode rate as a share of the machine's limit for this recipe", is_speed=False)
     columns.append((limit, lambda run: Cell(units.percent(share_of_limit(run)))))
     return columns
+
+
+def _quality_column(measure: Measure) -> Column:
+    better = tr("{better} is better", better=tr(measure.better))
+    help = tr("against {reference}; {better}", reference=tr(measure.reference), better=better)
+    return Column(measure.title, help, is_speed=False)
 
 
 def percentile_cell(run: Run, metric: str, q: int) -> Cell:
@@ -227,17 +241,17 @@ def _metric(run: Run, name: str, form: units.Formatter) -> Cell:
 
 def _acceptance(run: Run) -> Cell:
     rate, tokens = value(run, "acceptance_rate"), value(run, "tokens_per_step")
-    return Cell() if rate is None else Cell(units.percent(rate), f"{units.number(tokens)} tokens a step")
+    return Cell() if rate is None else Cell(units.percent(rate), tr("{num} tokens a step", num=units.number(tokens)))
 
 
 def _prefixes(run: Run) -> Cell:
     hit_rate, num_bytes = value(run, "prefix_hit_rate"), value(run, "prefix_bytes")
-    return Cell() if hit_rate is None else Cell(units.percent(hit_rate), f"{units.size(num_bytes)} kept")
+    return Cell() if hit_rate is None else Cell(units.percent(hit_rate), tr("{size} kept", size=units.size(num_bytes)))
 
 
 def _communication(run: Run) -> Cell:
     share, num_bytes = value(run, "communication_share"), value(run, "communication_bytes")
-    return Cell() if share is None else Cell(units.percent(share), f"{units.size(num_bytes)} a token")
+    return Cell() if share is None else Cell(units.percent(share), tr("{size} a token", size=units.size(num_bytes)))
 
 
 def _bubble(run: Run) -> Cell:
@@ -249,19 +263,23 @@ def _batching(run: Run) -> Cell:
     batch, padding, preemptions = (value(run, name) for name in ("batch_mean", "padding_rate", "preemptions"))
     if batch is None:
         return Cell()
-    notes = [f"{units.percent(padding)} padding"] if padding else []
-    notes += [f"{units.number(preemptions)} preemptions a pass"] if preemptions else []
+    notes = [tr("{share} padding", share=units.percent(padding))] if padding else []
+    notes += [tr("{num} preemptions a pass", num=units.number(preemptions))] if preemptions else []
     return Cell(units.number(batch), ", ".join(notes))
 
 
 def _index(run: Run) -> Cell:
     held, read = run.build.get("index_bytes"), run.build.get("read_bytes")
-    return Cell() if held is None else Cell(units.size(held), f"{units.size(read)} read" if read is not None else "")
+    return (
+        Cell()
+        if held is None
+        else Cell(units.size(held), tr("{size} read", size=units.size(read)) if read is not None else "")
+    )
 
 
 def _memory(run: Run) -> Cell:
     weights = run.build.get("weights_bytes")
-    note = "" if weights is None else f"weights {units.size(weights)}"
+    note = "" if weights is None else tr("weights {size}", size=units.size(weights))
     return Cell(units.size(run.build.get("peak_memory_bytes")), note)
 
 
@@ -275,11 +293,11 @@ def _verdict(run: Run, row: Row | None, *, is_baseline: bool) -> Verdict:
     if run.faults:
         return Verdict("invalid", Cell("INVALID", ", ".join(fault.code for fault in run.faults)))
     if is_baseline:
-        return Verdict("baseline", Cell("baseline"))
+        return Verdict("baseline", Cell(tr("baseline")))
     if row is None:
         return Verdict("alone", Cell())
     if row.decision is None:
-        return Verdict("refused", Cell("not compared", row.refusal))
+        return Verdict("refused", Cell(tr("not compared"), retold(row.refusal)))
     found = row.decision.ratio
-    text = f"{units.ratio(found.value)} {row.decision.verdict}"
+    text = f"{units.ratio(found.value)} {tr(row.decision.verdict)}"
     return Verdict(row.decision.verdict.replace(" ", "-"), Cell(text, units.interval(found.low, found.high)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from labkit.core.run import Run
 from labkit.ui import units
+from labkit.ui.language import tr
 from labkit.ui.readings import labels, value
 
 _RECALL, _PRECISION = "recall_at_10", "precision_at_10"
@@ -32,20 +33,29 @@ def tradeoff(runs: Sequence[Run]) -> str:
     if len(points) < 2:
         return ""
     frontier = [point for point in points if not any(other.beats(point) for other in points)]
-    told = ", ".join(f"{one.name} ({units.percent(one.recall)} in {units.seconds(one.p50_s)})" for one in frontier)
+    told = tr(", ").join(
+        tr(
+            "{name} ({recall} in {time})",
+            name=one.name,
+            recall=units.percent(one.recall),
+            time=units.seconds(one.p50_s),
+        )
+        for one in frontier
+    )
     plain = next((point for point in points if point.is_plain), None)
     others = [point for point in points if not point.is_plain]
-    return f"no other has both more of it and a lower query p50 than {told}." + (_plain(plain, others) if plain else "")
+    best = tr("no other has both more of it and a lower query p50 than {told}.", told=told)
+    return best + (_plain(plain, others) if plain else "")
 
 
 def _plain(plain: _Point, others: Sequence[_Point]) -> str:
     """Where the plain index wins; in recall it does by definition."""
     slower = [other.name for other in others if other.p50_s > plain.p50_s]
     worse = [other.name for other in others if (other.precision or 0.0) < (plain.precision or 0.0)]
-    wins = ["in recall, which is counted against it"]
-    wins += [f"in latency over {', '.join(slower)}"] if slower else []
-    wins += [f"in precision@10 over {', '.join(worse)}"] if worse else []
-    return f" Plain TF-IDF wins {'; '.join(wins)}."
+    wins = [tr("in recall, which is counted against it")]
+    wins += [tr("in latency over {names}", names=tr(", ").join(slower))] if slower else []
+    wins += [tr("in precision@10 over {names}", names=tr(", ").join(worse))] if worse else []
+    return tr(" Plain TF-IDF wins {told}.", told=tr("; ").join(wins))
 
 
 def _points(runs: Sequence[Run]) -> list[_Point]:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from labkit.ui.language import tr
+
 MISSING = "–"
 
 Formatter = Callable[[float | None], str]
@@ -94,7 +96,7 @@ def estimate(value: Mapping[str, Any] | None, form: Formatter = number) -> str:
 
 def withheld(missing: float | None) -> str:
     """Why a percentile is not stated: how many samples it lacks; '' where it lacks none."""
-    return f"needs {count(missing)} more" if missing else ""
+    return tr("needs {num} more", num=count(missing)) if missing else ""
 
 
 def _scaled(value: float | None, units: tuple[tuple[float, str], ...]) -> str:

@@ -8,6 +8,7 @@ from labkit.core.recipe import Recipe
 from labkit.core.run import Run
 from labkit.ui import units
 from labkit.ui.figure import LIGHT, Picture, Theme, canvas, caption, style, wrapped
+from labkit.ui.language import tr
 from labkit.ui.marks import BAR_HEIGHT, annotate, recipe_ticks
 from labkit.ui.readings import reading, value
 
@@ -111,7 +112,7 @@ def ways(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
         ax.set_xlim(0, end)
         ax.set_xticks([])
         caption(ax, theme, title=wrapped(shown.title, _TITLE_WIDTH))
-    return Picture("ways", "Ways to use more cores", " ".join(sentences(runs)), figure)
+    return Picture("ways", tr("Ways to use more cores"), " ".join(sentences(runs)), figure)
 
 
 def sentences(runs: Sequence[Run]) -> list[str]:
@@ -130,12 +131,22 @@ def _sentence(way: str, drawn: Sequence[tuple[str, str, Run]]) -> str:
             continue
         (_, name, best), (_, next_name, second) = ordered[0], others[0]
         if _is_apart(shown, best, second):
-            figures = f"{shown.form(shown.read(best))} against {shown.form(shown.read(second))} of {next_name}"
-            won.append(f"{shown.title} ({name}: {figures})")
-    title = way.replace("_", " ")
+            ours, theirs = (shown.form(shown.read(run)) for run in (best, second))
+            won.append(
+                tr(
+                    "{what} ({name}: {ours} against {theirs} of {other})",
+                    what=tr(shown.title),
+                    name=name,
+                    ours=ours,
+                    theirs=theirs,
+                    other=next_name,
+                )
+            )
+    title = tr(way.replace("_", " "))
     if not won:
-        return f"{title} wins nothing here that its intervals can tell."
-    return f"{title} wins {', '.join(won[:-1])}{' and ' if won[1:] else ''}{won[-1]}."
+        return tr("{way} wins nothing here that its intervals can tell.", way=title)
+    told = tr(", ").join(won[:-1]) + (tr(" and ") if won[1:] else "") + won[-1]
+    return tr("{way} wins {told}.", way=title, told=told)
 
 
 def _is_apart(shown: Figure, best: Run, second: Run) -> bool:

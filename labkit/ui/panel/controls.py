@@ -9,6 +9,7 @@ import ipywidgets as widgets
 from labkit.core.recipe import KnobValue
 from labkit.optimizations import Optimization, Slot
 from labkit.ui.facts import lesson_of
+from labkit.ui.language import tr
 from labkit.ui.markup import tag
 from labkit.ui.panel.switchboard import Steps, missing
 
@@ -62,7 +63,7 @@ class Toggle:
         self._name = kind.name
         self._knobs = Knobs(kind, on_change)
         self._check = widgets.Checkbox(
-            description=kind.title,
+            description=lesson_of(kind).title,
             tooltip=reason or lesson_of(kind).paragraphs[0],
             disabled=bool(reason),
             indent=False,
@@ -93,16 +94,16 @@ class Pick:
         reasons = {kind: missing(kind) for kind in kinds}
         self._knobs = {kind.name: Knobs(kind, on_change) for kind in kinds if not reasons[kind]}
         self._pick = widgets.Dropdown(
-            description=slot.value.replace("_", " "),
-            options=[("none", _OFF), *((kind.title, kind.name) for kind in kinds if not reasons[kind])],
-            tooltip="\n".join(f"{kind.title}: {lesson_of(kind).paragraphs[0]}" for kind in kinds),
+            description=tr(slot.value.replace("_", " ")),
+            options=[(tr("none"), _OFF), *((lesson_of(kind).title, kind.name) for kind in kinds if not reasons[kind])],
+            tooltip="\n".join(f"{one.title}: {one.paragraphs[0]}" for one in map(lesson_of, kinds)),
             style=_WIDE,
             layout=widgets.Layout(width="260px"),
         )
         self._pick.observe(lambda _: self._show_knobs(), "value")
         self._pick.observe(lambda _: on_change(), "value")
         self._show_knobs()
-        absent = [f"{kind.title}: {reason}" for kind, reason in reasons.items() if reason]
+        absent = [f"{lesson_of(kind).title}: {reason}" for kind, reason in reasons.items() if reason]
         notes = [widgets.HTML(tag("small", "; ".join(absent)))] if absent else []
         parts = [self._pick, *(knobs.box for knobs in self._knobs.values()), *notes]
         self.box = widgets.HBox(parts, layout=widgets.Layout(align_items="center", flex_flow="row wrap"))
@@ -136,7 +137,7 @@ def controls(slots: Mapping[Slot, Sequence[type[Optimization]]], on_change: OnCh
 
 def _knob(spec: "Field[Any]") -> widgets.Widget:
     rule = spec.metadata
-    about = {"description": spec.name.replace("_", " "), "tooltip": rule["help"], "style": _WIDE}
+    about = {"description": spec.name.replace("_", " "), "tooltip": tr(rule["help"]), "style": _WIDE}
     if rule["is_open"]:
         layout = widgets.Layout(width="170px")
         return widgets.Combobox(  # a text counts once it is whole

@@ -10,6 +10,7 @@ from labkit.runner.sweep import parse_rates
 from labkit.ui import page
 from labkit.ui.figure import DARK
 from labkit.ui.frontier import Frontier
+from labkit.ui.language import tr
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.show import themed
 
@@ -34,8 +35,8 @@ class Load:
     def __init__(self, on_sweep: Callable[[], None]) -> None:
         self._rates = widgets.Text(
             value="auto",
-            description="rates (requests/s)",
-            tooltip="such as 1, 2, 4; auto finds the rate that each recipe keeps up with",
+            description=tr("rates (requests/s)"),
+            tooltip=tr("such as 1, 2, 4; auto finds the rate that each recipe keeps up with"),
             style=_WIDE,
             layout=widgets.Layout(width="260px"),
         )
@@ -43,23 +44,27 @@ class Load:
             value=64,
             min=MIN_REQUESTS,
             max=_MAX_REQUESTS,
-            description="requests a pass",
-            tooltip=f"{MIN_REQUESTS} to {_MAX_REQUESTS:,}; the more, the rarer the percentile that can be told",
+            description=tr("requests a pass"),
+            tooltip=tr(
+                "{low} to {high}; the more, the rarer the percentile that can be told",
+                low=MIN_REQUESTS,
+                high=f"{_MAX_REQUESTS:,}",
+            ),
             style=_WIDE,
             layout=widgets.Layout(width="190px"),
         )
-        self._ttft_s = _limit("first token within (s)", 0.5, "longest time to first token of a good request")
-        self._tpot_s = _limit("later tokens within (s)", 0.05, "longest time per later token of a good request")
+        self._ttft_s = _limit(tr("first token within (s)"), 0.5, tr("longest time to first token of a good request"))
+        self._tpot_s = _limit(tr("later tokens within (s)"), 0.05, tr("longest time per later token of a good request"))
         self._name = widgets.Text(
             value="panel",
-            description="name",
-            tooltip="cells that the history knows under this name are not measured again",
+            description=tr("name"),
+            tooltip=tr("cells that the history knows under this name are not measured again"),
             style=_WIDE,
             layout=widgets.Layout(width="180px"),
         )
         self._start = widgets.Button(
-            description="Sweep",
-            tooltip="send the workload's requests at each rate to every recipe of the comparison",
+            description=tr("Sweep"),
+            tooltip=tr("send the workload's requests at each rate to every recipe of the comparison"),
             layout=widgets.Layout(width="auto"),
         )
         self._start.on_click(lambda _: on_sweep())
@@ -77,6 +82,11 @@ class Load:
         """
         limits = Limits(ttft_s=self._ttft_s.value, tpot_s=self._tpot_s.value)
         return Asked(parse_rates([self._rates.value]), self._requests.value, limits, self._name.value)
+
+    def take(self, other: "Load") -> None:
+        """What the fields of another one say."""
+        for field in ("_rates", "_requests", "_ttft_s", "_tpot_s", "_name"):
+            getattr(self, field).value = getattr(other, field).value
 
     def enable(self, is_enabled: bool) -> None:
         """Whether a sweep can be started."""

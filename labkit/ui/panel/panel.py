@@ -20,11 +20,14 @@ from labkit.ui import prose, show
 from labkit.ui.document import comparisons_of
 from labkit.ui.forecast import Forecast, forecast
 from labkit.ui.frontier import Frontier
+from labkit.ui.language import tr
 from labkit.ui.markup import Html, tag
 from labkit.ui.panel import switchboard
 from labkit.ui.panel.controls import controls
 from labkit.ui.panel.job import Job, OnEnd, Work
+from labkit.ui.panel.languages import switch
 from labkit.ui.panel.load import Load
+from labkit.ui.panel.parts import button, said, titled
 from labkit.ui.panel.settings import Settings
 from labkit.ui.panel.views import VIEWS, Content, ahead
 from labkit.ui.report import chapters
@@ -87,7 +90,10 @@ class Panel:
         self._is_syncing = False
         self._beside = list(beside)
         self._stored: tuple[Run, ...] = ()
-        self._build()
+        self._frontier: Frontier | None = None
+        self.box = widgets.VBox()
+        self.box.add_class("labkit-panel")
+        self._build(lab)
         self._draw(())
         self.recipe = recipe
 
@@ -155,7 +161,7 @@ class Panel:
         """Stop the measurement; returns at once, the workers end within seconds."""
         if self._job is not None and self._is_running:
             self._cancel.disabled = True
-            self._progress_text.value = "cancelling"
+            self._progress_text.value = tr("cancelling")
             self._job.cancel()
 
     def clear(self) -> None:
@@ -205,39 +211,42 @@ class Panel:
 
     # ---- what it is made of ----
 
-    def _build(self) -> None:
+    def _build(self, settings: Lab | Settings) -> None:
+        """Make the widgets, with these settings to begin with."""
         lab = self._lab
         self._settings = Settings(
             system=lab.system,
-            model=lab.model,
-            devices=lab.devices,
-            spec=lab.spec,
-            effort=lab.effort,
+            model=settings.model,
+            devices=settings.devices,
+            spec=settings.spec,
+            effort=settings.effort,
             on_change=self._take_settings,
         )
         self._controls = controls(switchboard.slots(lab.system), self._take_toggles)
         self._text = widgets.Text(
-            description="recipe",
-            placeholder="the naive baseline; or: kv_cache + quantize(bits=8)",
-            tooltip="the recipe as text, as every command takes it",
+            description=tr("recipe"),
+            placeholder=tr("the naive baseline; or: kv_cache + quantize(bits=8)"),
+            tooltip=tr("the recipe as text, as every command takes it"),
             style={"description_width": "initial"},
             layout=widgets.Layout(width="min(100%, 640px)"),
         )
         self._text.observe(lambda _: self._take_text(), "value")
         self._message, self._outcome, self._told, self._ahead = (widgets.HTML() for _ in range(4))
-        self._run = _button("Run", "measure this recipe beside the others", self.run, style="primary")
-        self._cancel = _button("Cancel", "stop measuring; nothing that was stored is lost", self.cancel)
-        self._clear = _button("Clear", "take all runs off the panel; the history keeps them", self.clear)
-        self._add = _button("Compare with this", "measure this recipe in every run from now on", self._add_beside)
+        self._run = button(tr("Run"), tr("measure this recipe beside the others"), self.run, style="primary")
+        self._cancel = button(tr("Cancel"), tr("stop measuring; nothing that was stored is lost"), self.cancel)
+        self._clear = button(tr("Clear"), tr("take all runs off the panel; the history keeps them"), self.clear)
+        self._add = button(
+            tr("Compare with this"), tr("measure this recipe in every run from now on"), self._add_beside
+        )
         self._rows = widgets.VBox()
         self._progress = widgets.FloatProgress(min=0.0, max=1.0, layout=widgets.Layout(width="260px"))
         self._progress_text = widgets.Label()
         self._views = {name: widgets.HTML() for name in VIEWS}
         pages = {**self._views, _AHEAD: widgets.VBox([self._ahead, self._views[_AHEAD]])}
         self._sessions = widgets.Dropdown(
-            description="session",
-            options=[("choose a session to draw it", "")],
-            tooltip="stored Runs, newest first",
+            description=tr("session"),
+            options=[(tr("choose a session to draw it"), "")],
+            tooltip=tr("stored Runs, newest first"),
             style={"description_width": "initial"},
             layout=widgets.Layout(width="min(100%, 640px)"),
         )
@@ -246,24 +255,34 @@ class Panel:
         self._load = Load(self.sweep)
         pages |= {_LOAD: self._load.box} if lab.system == ENGINE else {}
         pages[_HISTORY] = widgets.VBox([self._sessions, self._history])
-        self._tabs = widgets.Tab([*pages.values()], titles=[*pages])
+        self._tabs = widgets.Tab([*pages.values()], titles=[tr(title) for title in pages])
+        self._pages = tuple(pages)
         self._tabs.selected_index = 0
         self._tabs.observe(lambda _: self._turn(), "selected_index")
         row = widgets.Layout(**_ROW)
-        self.box = widgets.VBox(
-            [
-                widgets.HTML(tag("style", Html(show.CSS))),
-                _titled("What is measured", self._settings.box),
-                _titled("Techniques", *(control.box for control in self._controls)),
-                _titled("Recipe", widgets.HBox([self._text, self._add], layout=row), self._message, self._told),
-                _titled("Measured together, the first is the baseline", self._rows),
-                widgets.HBox([self._run, self._cancel, self._clear, self._progress, self._progress_text], layout=row),
-                self._outcome,
-                self._tabs,
-            ]
-        )
-        self.box.add_class("labkit-panel")
+        self.box.children = [
+            widgets.HTML(tag("style", Html(show.CSS))),
+            switch(self._retell),
+            titled(tr("What is measured"), self._settings.box),
+            titled(tr("Techniques"), *(control.box for control in self._controls)),
+            titled(tr("Recipe"), widgets.HBox([self._text, self._add], layout=row), self._message, self._told),
+            titled(tr("Measured together, the first is the baseline"), self._rows),
+            widgets.HBox([self._run, self._cancel, self._clear, self._progress, self._progress_text], layout=row),
+            self._outcome,
+            self._tabs,
+        ]
         self._show_beside()
+
+    def _retell(self) -> None:
+        """Make every widget anew in the language in use; settings, recipe, Runs and the open tab stay."""
+        recipe, tab, load = self.recipe, self._tabs.selected_index, self._load
+        self._build(self._settings)
+        self._load.take(load)
+        if self._frontier is not None:
+            self._load.show(self._frontier)
+        self._tabs.selected_index = tab
+        self._draw(self.runs)
+        self.recipe = recipe
 
     # ---- what changes it ----
 
@@ -306,7 +325,7 @@ class Panel:
     def _switched(self, reading: switchboard.Reading) -> None:
         """Say what is wrong with what is switched on, or what it should reach."""
         problem = reading.problem or self._settings.problem
-        self._message.value = _line(problem, css="invalid")
+        self._message.value = said(problem, css="invalid")
         expected = None
         if not problem and self._lab.system == ENGINE:
             try:
@@ -318,7 +337,7 @@ class Panel:
                     cache_folder=self._lab.home / "cache",
                 )
             except LabkitError as error:
-                self._message.value = _line(str(error), css="invalid")
+                self._message.value = said(str(error), css="invalid")
         self._refresh()
         self._forecast = expected
         self._foresee()
@@ -336,11 +355,12 @@ class Panel:
         """A row for each recipe of the comparison, with a button that takes it out."""
 
         def row(text: str) -> widgets.Widget:
-            drop = _button("remove", f"measure without {text or 'the naive baseline'}", lambda: self._drop_beside(text))
+            help = tr("measure without {recipe}", recipe=text or tr("the naive baseline"))
+            drop = button(tr("remove"), help, lambda: self._drop_beside(text))
             drop.layout.width = "80px"
-            return widgets.HBox([drop, widgets.HTML(tag("code", text or "naive baseline (empty recipe)"))])
+            return widgets.HBox([drop, widgets.HTML(tag("code", text or tr("naive baseline (empty recipe)")))])
 
-        nothing = widgets.HTML(_line("nothing: a single point, without a verdict", css="key"))
+        nothing = widgets.HTML(said(tr("nothing: a single point, without a verdict"), css="key"))
         self._rows.children = [row(text) for text in self._beside] or [nothing]
 
     def _drop_beside(self, text: str) -> None:
@@ -361,12 +381,13 @@ class Panel:
         """Show the finished cells, of a cancelled sweep too: they are kept, and it can be gone on with."""
         self._stopped(error, is_cancelled=self._job is not None and self._job.is_cancelled)
         self._refresh()
+        self._frontier = frontier
         self._load.show(frontier)
 
     def _stopped(self, error: Exception | None, *, is_cancelled: bool) -> None:
         self._is_running = False
         self._progress.value = 1.0 if error is None else 0.0
-        self._progress_text.value = "cancelled" if is_cancelled else "stopped" if error is not None else "done"
+        self._progress_text.value = tr("cancelled" if is_cancelled else "stopped" if error is not None else "done")
         if error is not None:
             text = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
             self._say(" ".join(text.split()), css="invalid")
@@ -389,7 +410,7 @@ class Panel:
         self._add.disabled = not is_valid
 
     def _say(self, text: str, css: str = "key") -> None:
-        self._outcome.value = _line(text, css=css)
+        self._outcome.value = said(text, css=css)
 
     def _draw(self, runs: Sequence[Run]) -> None:
         """Show these Runs; a toggle changes none of it, so it does not come here."""
@@ -401,7 +422,7 @@ class Panel:
     def _foresee(self) -> None:
         """Say, and where it is looked at draw, what the recipe that is switched on should reach."""
         expected = self._forecast
-        self._told.value = "" if expected is None else _line(expected.told(self.runs), css="key")
+        self._told.value = "" if expected is None else said(expected.told(self.runs), css="key")
         if expected is None:
             self._ahead.value = ""
         elif self._open_tab == _AHEAD:
@@ -409,7 +430,7 @@ class Panel:
 
     @property
     def _open_tab(self) -> str:
-        return str(self._tabs.titles[self._tabs.selected_index or 0])
+        return self._pages[self._tabs.selected_index or 0]
 
     def _render(self) -> None:
         """Draw the tab that is open; the others wait until they are."""
@@ -430,11 +451,11 @@ class Panel:
         try:
             self._stored = self._lab.stored(limit=_NUM_STORED)
         except LabkitError as error:
-            self._history.value = _line(str(error), css="invalid")
+            self._history.value = said(str(error), css="invalid")
             return
         groups = dict.fromkeys(run.group for run in self._stored)
         named = [(_session_name([run for run in self._stored if run.group == group]), group) for group in groups]
-        self._sync(lambda: setattr(self._sessions, "options", [("choose a session to draw it", ""), *named]))
+        self._sync(lambda: setattr(self._sessions, "options", [(tr("choose a session to draw it"), ""), *named]))
         head, rows = inventory.run_rows(self._stored)
         self._history.value = tag("div", page.plain_table([head, *rows]), css="labkit")
 
@@ -455,20 +476,5 @@ class Panel:
 
 
 def _session_name(runs: Sequence[Run]) -> str:
-    return f"{runs[0].created_utc[:19]} · {prose.title(runs)} · {len(runs)} recipes"
-
-
-def _line(text: str, *, css: str) -> str:
-    """A line of text in the look of the views; nothing for an empty one."""
-    said = tag("strong", text) if css == "invalid" else text
-    return tag("div", tag("p", said, css=css), css="labkit") if text else ""
-
-
-def _button(name: str, help: str, on_click: Callable[[], None], *, style: str = "") -> widgets.Button:
-    button = widgets.Button(description=name, tooltip=help, button_style=style, layout=widgets.Layout(width="auto"))
-    button.on_click(lambda _: on_click())
-    return button
-
-
-def _titled(title: str, *parts: widgets.Widget) -> widgets.VBox:
-    return widgets.VBox([widgets.HTML(tag("strong", title)), *parts], layout=widgets.Layout(margin="0 0 10px 0"))
+    name = f"{runs[0].created_utc[:19]} · {prose.title(runs)}"
+    return tr("{name} · {num} recipes", name=name, num=len(runs))

@@ -13,6 +13,8 @@ from labkit.core.replay import MAX_TOKENS
 from labkit.core.workload import WORKLOADS, WorkloadSpec, resized
 from labkit.model.source import MODELS
 from labkit.runner.systems import DEFAULT_MODEL, ENGINE, workloads
+from labkit.ui import units
+from labkit.ui.language import tr
 from labkit.ui.markup import tag
 
 _MAX_REQUESTS = 4096
@@ -45,7 +47,10 @@ class Settings:
             "how requests arrive and how long they are",
         )
         self._effort = _dropdown(
-            "effort", {f"{name}: {_EFFORTS[name]}": name for name in EFFORTS}, effort, "how long it may take"
+            "effort",
+            {tr("{name}: {told}", name=name, told=tr(_EFFORTS[name])): name for name in EFFORTS},
+            effort,
+            "how long it may take",
         )
         self._prompt_tokens = _number("prompt tokens", spec.prompt_tokens, MAX_TOKENS)
         self._new_tokens = _number("new tokens", spec.new_tokens, MAX_TOKENS)
@@ -56,7 +61,7 @@ class Settings:
                 description=device,
                 value=device in devices and not missing[device],
                 disabled=bool(missing[device]),
-                tooltip=missing[device] or f"measure on {device}",
+                tooltip=missing[device] or tr("measure on {device}", device=device),
                 indent=False,
                 layout=widgets.Layout(width="80px"),
             )
@@ -107,7 +112,7 @@ class Settings:
     @property
     def problem(self) -> str:
         """Why nothing can be measured so, or ''."""
-        return "" if self.devices else f"no device is ticked; allowed: {', '.join(DEVICES)}; tick one"
+        return "" if self.devices else tr("no device is ticked; allowed: {names}; tick one", names=", ".join(DEVICES))
 
     @property
     def _base(self) -> WorkloadSpec:
@@ -136,11 +141,19 @@ def _missing(device: str) -> str:
 def _dropdown(name: str, options: Any, value: str, help: str) -> widgets.Dropdown:
     listed = list(options.items()) if any(options.values()) else list(options)
     layout = widgets.Layout(width="260px")
-    return widgets.Dropdown(description=name, options=listed, value=value, tooltip=help, style=_WIDE, layout=layout)
+    return widgets.Dropdown(
+        description=tr(name), options=listed, value=value, tooltip=tr(help), style=_WIDE, layout=layout
+    )
 
 
 def _number(name: str, value: int, most: int) -> widgets.BoundedIntText:
     layout = widgets.Layout(width="190px")
     return widgets.BoundedIntText(
-        description=name, value=value, min=1, max=most, tooltip=f"{name} (1 to {most:,})", style=_WIDE, layout=layout
+        description=tr(name),
+        value=value,
+        min=1,
+        max=most,
+        tooltip=tr("{name} (1 to {most})", name=tr(name), most=units.count(most)),
+        style=_WIDE,
+        layout=layout,
     )

@@ -11,6 +11,7 @@ from labkit.ui.document import comparisons_of
 from labkit.ui.explain import explanation
 from labkit.ui.figure import DARK, LIGHT, Picture, Theme
 from labkit.ui.forecast import Forecast
+from labkit.ui.language import tr
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.show import themed
 from labkit.ui.tables import results
@@ -89,8 +90,8 @@ def devices(content: Content) -> Html:
         (run for run in content.charted if recipes.count(run.recipe) > 1), key=lambda run: recipes.index(run.recipe)
     )
     if not pairs:
-        seen = ", ".join(dict.fromkeys(run.device for run in content.charted)) or "no device yet"
-        return tag("p", f"Measured on: {seen}. Tick two devices and press Run to see them side by side.")
+        seen = ", ".join(dict.fromkeys(run.device for run in content.charted)) or tr("no device yet")
+        return tag("p", tr("Measured on: {seen}. Tick two devices and press Run to see them side by side.", seen=seen))
     return _picture("phases", Content(tuple(pairs)), lambda theme: plots.phases(pairs, theme=theme))
 
 
@@ -136,4 +137,4 @@ def _comparison(runs: Sequence[Run]) -> Comparison | None:
 
 
 def _nothing() -> Html:
-    return tag("p", _NOTHING, css="key")
+    return tag("p", tr(_NOTHING), css="key")

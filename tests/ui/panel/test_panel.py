@@ -1,24 +1,33 @@
 """The panel over mock workers: what a reader can do with it, and what it must not do."""
 
 import random
+import re
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ipywidgets", reason="the extra notebooks is not installed")
 
+import ipywidgets as widgets
+
+from labkit.core.effort import EFFORTS
 from labkit.core.errors import Unavailable
+from labkit.core.language import VARIABLE
+from labkit.core.machine import DEVICES
+from labkit.core.workload import WORKLOADS
 from labkit.lab import Lab
+from labkit.model.source import MODELS
 from labkit.optimizations import techniques
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.quantize import Quantize
 from labkit.runner.store import FILE_NAME, Store
+from labkit.ui.language import lessons, phrases
 from labkit.ui.panel.panel import Panel
 from labkit.ui.panel.views import VIEWS
 from tests.runner.conftest import MOCK_WORKER, SPEC, no_process_left
@@ -286,3 +295,55 @@ def test_two_panels_share_one_history(tmp_path: Path) -> None:
 @pytest.mark.parametrize("title", VIEWS)
 def test_every_view_says_something_with_and_without_runs(panel: Panel, title: str) -> None:
     assert "labkit" in tab(panel, title)
+
+
+def test_another_language_tells_everything_anew_and_keeps_what_was_set(
+    panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "en")
+    panel.recipe = "kv_cache + quantize(bits=4)"
+    panel._settings._prompt_tokens.value = 48
+    panel._add_beside()
+    panel._tabs.selected_index = 2
+    (switch,) = [one for one in panel.box.children if isinstance(one, widgets.ToggleButtons)]
+    switch.value = "zh"
+    assert panel._run.description == "运行"
+    assert panel._tabs.titles[2] == "延迟"
+    assert (panel.recipe, panel._settings.spec.prompt_tokens) == ("kv_cache + quantize(bits=4)", 48)
+    assert panel._tabs.selected_index == 2
+    assert len(panel._rows.children) == 2
+    assert set(toggles(panel)) == {"kv_cache", "quantize"}
+    assert english_of(panel.box) == set()
+
+
+def english_of(box: widgets.Widget) -> set[str]:
+    """Words of names, tooltips and texts of a panel that no translation reached; knobs keep the names of recipes."""
+    knobs = {word for kind in techniques() for spec in fields(kind) for word in spec.name.split("_")}
+    known = {
+        *MODELS,
+        *WORKLOADS,
+        *EFFORTS,
+        *DEVICES,
+        *(kind.name for kind in techniques()),
+        "auto",
+        "token",
+        "language",
+        *knobs,
+    }
+    text = re.sub(r"<(style|code|small)\b.*?</\1>|<[^>]+>", " ", " ".join(words_of(box)), flags=re.DOTALL)
+    text = re.sub(
+        r"(cuda: |device )[^。]*?nvidia-smi finds no GPU here(; allowed: cpu)?|cuda: torch [^。]*?CUDA", " ", text
+    )
+    told = " ".join([*(word for one in lessons().values() for word in one), *phrases().values()])
+    seen = set(re.findall(r"[A-Za-z][\w-]{3,}", text)) - set(re.findall(r"[A-Za-z][\w-]+", told))
+    return seen - known
+
+
+def words_of(widget: widgets.Widget) -> Iterator[str]:
+    for name in ("description", "tooltip", "placeholder"):
+        yield str(getattr(widget, name, "") or "")
+    if isinstance(widget, widgets.HTML):
+        yield str(widget.value)
+    yield from map(str, getattr(widget, "titles", ()) or ())
+    for child in getattr(widget, "children", ()):
+        yield from words_of(child)
