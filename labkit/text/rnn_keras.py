@@ -5,7 +5,9 @@ TensorFlow is imported by the functions that need it: a process that measures it
 
 import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -144,10 +146,24 @@ def _tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
-        tf = importlib.import_module("tensorflow")
-        backend = tf.keras.backend.backend()
+        with nullcontext() if "tensorflow" in sys.modules else _quiet():
+            tf = importlib.import_module("tensorflow")
+            backend = tf.keras.backend.backend()
     except (ImportError, AttributeError) as error:
         raise Unavailable(f"an RNN in Keras was asked for; {error}; remedy: pip install 'labkit[tensorflow]'") from None
     if backend != "tensorflow":
         raise Unavailable(f"Keras runs on {backend} here; remedy: unset KERAS_BACKEND and start anew")
     return tf
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing reaches stderr, not from C++ either: as TensorFlow starts it logs before its own level counts."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -83,3 +83,9 @@ def test_shapes_and_classes_that_cannot_be_are_refused(facts: dict[str, Any]) ->
 
 def test_the_process_holds_tensorflow_and_no_torch(facts: dict[str, Any]) -> None:
     assert facts["modules"] == ["tensorflow"]
+
+
+def test_tensorflow_starts_without_a_word() -> None:
+    make = "from labkit.text.classifier import create_rnn_model; create_rnn_model((100,), 10)"
+    done = subprocess.run([sys.executable, "-c", make], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
