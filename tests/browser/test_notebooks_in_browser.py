@@ -32,7 +32,7 @@ def test_all_cells_run_without_an_error_or_a_request_to_elsewhere(
 
 def test_the_lab_works_under_voila(tmp_path: Path, seen: Seen) -> None:
     pytest.importorskip("voila", reason="the extra voila is not installed")
-    notebook = LESSONS[-1]
+    notebook = THE_LAB
     with voila(tmp_path, notebook) as server, browser_page(server.url, seen) as page:
         page.goto(server.url, wait_until="commit", timeout=VOILA_S * 1e3)  # it answers while cells run
         run = page.locator(".labkit-panel button:text-is('Run')")
