@@ -1,6 +1,6 @@
 """The Systems of texts beside the engine: what a worker needs to know to open one. One entry each.
 
-A System of texts is an `bench.answering.Answering`: it answers each request of a workload by one id, of a corpus that
+A System of texts is a `bench.answering.Answering`: it answers each request of a workload by one id, of a corpus that
 takes the place of the model. Its techniques name it in `systems` and change its settings in `settle`.
 """
 

@@ -270,11 +270,8 @@ def _batching(run: Run) -> Cell:
 
 def _index(run: Run) -> Cell:
     held, read = run.build.get("index_bytes"), run.build.get("read_bytes")
-    return (
-        Cell()
-        if held is None
-        else Cell(units.size(held), tr("{size} read", size=units.size(read)) if read is not None else "")
-    )
+    note = "" if read is None else tr("{size} read", size=units.size(read))
+    return Cell() if held is None else Cell(units.size(held), note)
 
 
 def _memory(run: Run) -> Cell:
