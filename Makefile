@@ -24,15 +24,15 @@ demo: $(VENV)/.core ## measure recipes on a trained model, print the table, writ
 lab: $(VENV)/.notebooks ## open JupyterLab on notebooks/
 	$(BIN)/labkit lab
 
-test: $(VENV)/.dev ## run the tests that take seconds
+test: $(VENV)/.all ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" tests
 	$(BIN)/python -m pytest $(NBVAL) $(LIGHT)
 
-test-full: $(VENV)/.dev ## run all tests
+test-full: $(VENV)/.all ## run all tests
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest $(NBVAL) notebooks
 
-check: $(VENV)/.dev ## lint, format, types, floors
+check: $(VENV)/.all ## lint, format, types, floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -43,10 +43,9 @@ notebooks: $(VENV)/.notebooks ## execute every lesson in place, so that it is co
 
 # One stamp for each set of extras. It is older than what it depends on when pyproject or a pinned version has changed.
 $(VENV)/.core: extras :=
-$(VENV)/.dev: extras := [dev,hub,notebooks,parquet,peers,voila]
 $(VENV)/.notebooks: extras := [notebooks]
 $(VENV)/.all: extras := [all]
-$(VENV)/.core $(VENV)/.dev $(VENV)/.notebooks $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.core $(VENV)/.notebooks $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".$(extras)"
 	@touch $@
 

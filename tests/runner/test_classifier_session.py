@@ -18,6 +18,7 @@ from labkit.runner.systems import TEXT_SYSTEMS
 from labkit.runner.target import Order, TargetOpener
 from labkit.text.corpus import load_corpus
 
+NEEDS_TENSORFLOW = pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed")
 QUERIES = replace(WORKLOADS["queries"], num_requests=4)
 
 
@@ -35,7 +36,7 @@ def measured(path: Path, folder: Path, *recipes: str) -> tuple[Run, ...]:
     return Session(cache_folder=folder).measure(plan)
 
 
-@pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+@NEEDS_TENSORFLOW
 def test_a_process_that_measures_keras_holds_no_torch(corpus_file: Path, tmp_path: Path) -> None:
     runs = measured(corpus_file, tmp_path, "threads", "rnn_runtime + fold_embedding + rnn_batching + threads")
     assert [(run.status, run.error) for run in runs] == [("done", "")] * 2
@@ -70,8 +71,12 @@ def test_peers_are_the_same_rnn_as_its_framework_has_it() -> None:
         system.peer_framework(Step("xla", (("rank", 3),)))
 
 
-def test_what_keras_cannot_do_is_told_before_anything_is_measured(corpus_file: Path, tmp_path: Path) -> None:
+def test_a_fold_without_our_runtime_is_told_before_anything_is_measured(corpus_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="fold_embedding needs rnn_runtime"):
         measured(corpus_file, tmp_path, "fold_embedding")
+
+
+@NEEDS_TENSORFLOW
+def test_what_keras_cannot_do_is_told_before_anything_is_measured(corpus_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"fold_embedding was asked for beside the runtime xla"):
         measured(corpus_file, tmp_path, "rnn_runtime(kind='xla') + fold_embedding")
