@@ -260,13 +260,24 @@ def export(
 @app.command()
 def notebooks(
     names: Annotated[list[str] | None, typer.Argument(help="Beginnings of names, such as 00; all if none.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Write nothing, only say which claims changed.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing, only say what changed.")] = False,
+    links: Annotated[
+        bool, typer.Option("--links", help="Execute nothing, write the links below each lesson's introduction again.")
+    ] = False,
     folder: NotebookFolder = Path("notebooks"),
 ) -> None:
     """Execute the lessons again, in place; what they claim anew is told, and with --check it is exit code 1."""
+    from labkit.ui import lesson_links
+    from labkit.ui.measuring import note
     from labkit.ui.notebooks import lessons, refresh
 
-    is_unchanged = refresh(lessons(folder, names or ()), is_check=check)
+    paths = lessons(folder, names or ())
+    if links:
+        changed = lesson_links.renew(paths, is_check=check)
+        for path in changed:
+            note(f"{'other links belong in' if check else 'wrote the links of'} {path}")
+        raise typer.Exit(1 if check and changed else 0)
+    is_unchanged = refresh(paths, is_check=check)
     raise typer.Exit(1 if check and not is_unchanged else 0)
 
 

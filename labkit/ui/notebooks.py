@@ -32,6 +32,19 @@ def lessons(folder: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
     return tuple(path for path in found if not names or path.name.startswith(tuple(names)))
 
 
+def title(path: Path) -> str:
+    """The heading of a lesson, as in `03 · Quantization · 量化`.
+
+    Raises:
+        UsageError: the file is no notebook, or does not begin with a heading.
+    """
+    cells = parsed(path.read_text(encoding="utf-8")).cells
+    heading = str(cells[0].source).splitlines()[:1] if cells else []
+    if not heading or not heading[0].startswith("# "):
+        raise UsageError(f"the heading of {str(path)!r} was asked for; it has none; begin its first cell with `# `")
+    return heading[0].removeprefix("# ")
+
+
 def refresh(paths: Sequence[Path], *, is_check: bool) -> bool:
     """Execute notebooks, in place unless `is_check`; whether every claim came out as it was committed.
 

@@ -14,6 +14,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from labkit.ui import lesson_links
 from labkit.ui.executed import IGNORE_TAG
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -22,6 +23,7 @@ ANATOMY = ["Question", "Setup", "Idea", "Predict", "Toggle", "Measure", "Read", 
 MAX_LINES = 12
 PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 PATH = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|opt)/\S+|\b[A-Z]:\\\\")
+LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 pytestmark = pytest.mark.parametrize("path", LESSONS, ids=[path.stem for path in LESSONS])
@@ -67,6 +69,19 @@ def test_it_is_a_valid_notebook_with_ids_of_its_own(path: Path) -> None:
 def test_headings_follow_the_anatomy_of_a_lesson(path: Path) -> None:
     text = "\n".join(source(cell) for cell in cells(path, "markdown"))
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ANATOMY
+
+
+def test_its_first_cell_leads_to_its_neighbours_its_solution_and_the_glossary(path: Path) -> None:
+    assert lesson_links.renew([path], is_check=True) == ()
+    here = LESSONS.index(path)
+    neighbours = [other.name for other in (*LESSONS[max(here - 1, 0) : here], *LESSONS[here + 1 : here + 2])]
+    found = LINK.findall(source(cells(path, "markdown")[0]))
+    assert found == [*neighbours, f"solutions/{path.stem}.py", "../docs/glossary.md"]
+
+
+def test_every_link_leads_to_a_file(path: Path) -> None:
+    found = [link for cell in cells(path, "markdown") for link in LINK.findall(source(cell))]
+    assert [link for link in found if not (path.parent / link).is_file()] == []
 
 
 @pytest.mark.parametrize("title", ["Question", "Answer"])
