@@ -38,8 +38,9 @@ check: $(VENV)/.all ## lint, format, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-notebooks: $(VENV)/.notebooks ## execute every lesson in place, so that it is committed with its outputs
+notebooks: $(VENV)/.notebooks ## execute every lesson in place, so that it is committed with its outputs, and show them in docs/gallery.md
 	$(BIN)/labkit notebooks
+	$(BIN)/labkit notebooks --gallery docs/gallery.md
 
 # One stamp for each set of extras. It is older than what it depends on when pyproject or a pinned version has changed.
 $(VENV)/.core: extras :=

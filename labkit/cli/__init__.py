@@ -264,18 +264,23 @@ def notebooks(
     links: Annotated[
         bool, typer.Option("--links", help="Execute nothing, write the links below each lesson's introduction again.")
     ] = False,
+    gallery: Annotated[
+        Path | None, typer.Option("--gallery", help="Execute nothing, write what each lesson shows to this page.")
+    ] = None,
     folder: NotebookFolder = Path("notebooks"),
 ) -> None:
     """Execute the lessons again, in place; what they claim anew is told, and with --check it is exit code 1."""
+    from labkit.ui import gallery as page
     from labkit.ui import lesson_links
     from labkit.ui.measuring import note
     from labkit.ui.notebooks import lessons, refresh
 
     paths = lessons(folder, names or ())
-    if links:
-        changed = lesson_links.renew(paths, is_check=check)
+    if links or gallery:
+        changed = lesson_links.renew(paths, is_check=check) if links else ()
+        changed += page.renew(paths, gallery, is_check=check) if gallery else ()
         for path in changed:
-            note(f"{'other links belong in' if check else 'wrote the links of'} {path}")
+            note(f"{'out of date:' if check else 'wrote'} {path}")
         raise typer.Exit(1 if check and changed else 0)
     is_unchanged = refresh(paths, is_check=check)
     raise typer.Exit(1 if check and not is_unchanged else 0)

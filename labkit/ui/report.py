@@ -13,6 +13,8 @@ from labkit.core.run import Run
 from labkit.ui import facts, page, prose
 from labkit.ui.explain import explanation
 from labkit.ui.language import tr
+from labkit.ui.markdown import escaped
+from labkit.ui.markdown import table as markdown_table
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.readings import reading
 from labkit.ui.stylesheet import CSS
@@ -62,17 +64,17 @@ def markdown(runs: Sequence[Run], *comparisons: Comparison) -> str:
     """The verdicts and tables of the report, for a README or an issue."""
     parts = []
     for group, comparison in chapters(runs, comparisons):
-        parts.append(f"## {_escaped(prose.title(group))}")
+        parts.append(f"## {escaped(prose.title(group))}")
         parts.append(
             "\n".join(
-                f"- {tr('{name}: {told}', name=name, told=_escaped(text))}"
+                f"- {tr('{name}: {told}', name=name, told=escaped(text))}"
                 for name, text in facts.session(group).items()
             )
         )
-        parts.append("\n".join(f"- {_escaped(sentence.text)}" for sentence in prose.verdicts(group, comparison)))
+        parts.append("\n".join(f"- {escaped(sentence.text)}" for sentence in prose.verdicts(group, comparison)))
         parts.append(_markdown_table(results(group, comparison)))
-        parts.append("\n\n".join(_escaped(line) for line in explanation(group, comparison)))
-        parts.append("\n".join(f"- {_escaped(line)}" for line in prose.proofs(group)))
+        parts.append("\n\n".join(escaped(line) for line in explanation(group, comparison)))
+        parts.append("\n".join(f"- {escaped(line)}" for line in prose.proofs(group)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -127,17 +129,8 @@ def chapters(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[tup
 
 def _markdown_table(table: Table) -> str:
     rows = [(tr("recipe"), tr("verdict"), *(column.title for column in table.columns))]
-    rows.append(("---", "---", *("---:" for _ in table.columns)))
     for line in table.lines:
-        figures = (_escaped(cell.line) for cell in line.cells)
+        figures = (escaped(cell.line) for cell in line.cells)
         struck = (f"~~{text}~~" for text in figures) if line.faults else figures
-        rows.append((_escaped(line.name), _escaped(line.verdict.cell.line), *struck))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it stands, on one line and inside a table."""
-    flat = " ".join(text.split())
-    for mark in ("\\", "|", "*", "_", "`", "<", "[", "~"):
-        flat = flat.replace(mark, f"\\{mark}")
-    return flat
+        rows.append((escaped(line.name), escaped(line.verdict.cell.line), *struck))
+    return markdown_table(rows, num_left=2)
