@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 WIDTH_IN = 8.6
 _DPI = 144
+_WITHIN_MARGINS = (0.012, 0.02, 0.976, 0.96)  # a dark picture is seldom as dark as its page: its edges are seen
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,15 @@ def style(index: int, theme: Theme) -> Style:
 def canvas(theme: Theme, *, columns: int = 1, height_in: float) -> tuple["Figure", list["Axes"]]:
     """A figure of one row of axes, in the theme's colours and without chart junk."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(WIDTH_IN, height_in), facecolor=theme.background, layout="constrained")
+    layout = ConstrainedLayoutEngine(rect=_WITHIN_MARGINS)
+    figure = Figure(figsize=(WIDTH_IN, height_in), facecolor=theme.background, layout=layout)
     axes = [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
     for ax in axes:
         ax.set_facecolor(theme.background)
         ax.tick_params(colors=theme.muted, labelsize=9, length=3)
+        ax.tick_params(which="minor", color=theme.muted)
         ax.grid(visible=True, color=theme.grid, linewidth=0.8)
         ax.set_axisbelow(True)
         for side, spine in ax.spines.items():
@@ -103,6 +107,12 @@ def caption(ax: "Axes", theme: Theme, *, title: str = "", x: str = "", y: str = 
     ax.set_ylabel(y, color=theme.muted, fontsize=9, parse_math=False)
 
 
-def wrapped(name: str, width: int = 26) -> str:
-    """A recipe's name over several lines, broken after its plus signs where possible."""
-    return "\n".join(textwrap.wrap(name, width, break_long_words=True, break_on_hyphens=False)) or name
+def wrapped(name: str, width: int = 32) -> str:
+    """A recipe's name over several lines: broken between words, else behind a bracket, else where the line is full."""
+    words = textwrap.wrap(name, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(part for line in words for part in _fitting(line, width))
+
+
+def _fitting(line: str, width: int) -> list[str]:
+    behind = line.find("(") + 1 if len(line) > width else 0
+    return [part for piece in (line[:behind], line[behind:]) for part in textwrap.wrap(piece, width)]

@@ -213,7 +213,7 @@ def _finding(name: str, series: Sequence[Point]) -> str:
     lost = min((rate for rate, point in at if not point.is_kept_up), default=None)
     kept = max((rate for rate, point in at if point.is_kept_up and (lost is None or rate < lost)), default=None)
     parts = [tr("keeps up with {rate}", rate=units.rate(kept, "requests/s"))] if kept is not None else []
-    parts += [tr("not with {rate}", rate=units.rate(lost, "requests/s"))] if lost is not None else []
+    parts += [tr("does not keep up with {rate}", rate=units.rate(lost, "requests/s"))] if lost is not None else []
     good = [(point.good.value, point) for _, point in at if point.good is not None and point.run.is_valid]
     if good:
         best, point = max(good, key=lambda pair: pair[0])

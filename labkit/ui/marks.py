@@ -1,5 +1,7 @@
 """What charts are drawn with: horizontal bars with their limit, cumulative curves, axes that speak in units."""
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 PERCENTILES = (50, 90, 99)
 BAR_HEIGHT = 0.58
 _NOTE_SHARE = 0.0135  # width of a character beside a bar, as a share of the axis of a single chart
+_LEAST_TICKS = 3
+_LOG_STEPS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
 _REACH = 1.7  # an axis ends at so many times the longest bar: a limit beyond it is told at its end
 
 Drawn = tuple[str, Style, Run]
@@ -133,12 +137,27 @@ def number_ticks(ax: "Axes") -> None:
 
 
 def unit_ticks(ax: "Axes", form: Callable[[float], str], *, axis: Literal["x", "y"] = "x") -> None:
-    """Few ticks on a logarithmic axis, each in the unit it is read in."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """At least three ticks on a logarithmic axis whose limits are final, each in the unit it is read in."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-    ticks, (low, high) = (ax.xaxis, ax.get_xlim()) if axis == "x" else (ax.yaxis, ax.get_ylim())
-    span = high / low
-    steps = (1.0, 2.0, 5.0) if span < 30 else (1.0, 3.0) if span < 300 else (1.0,)
-    ticks.set_major_locator(LogLocator(subs=steps, numticks=12))
-    ticks.set_major_formatter(FuncFormatter(lambda at, _: form(at)))
+    ticks, limits = (ax.xaxis, ax.get_xlim()) if axis == "x" else (ax.yaxis, ax.get_ylim())
+    ticks.set_major_locator(FixedLocator(_log_ticks(*limits)))
+    ticks.set_major_formatter(FuncFormatter(lambda at, _: _short(form(at))))
     ticks.set_minor_formatter(NullFormatter())
+
+
+def _log_ticks(low: float, high: float) -> Sequence[float]:
+    """Round values from low to high, as few to a decade as give three of them; even steps within part of a decade."""
+    from matplotlib.ticker import MaxNLocator
+
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in _LOG_STEPS:
+        found = [at for decade in decades for step in steps if low <= (at := step * 10.0**decade) <= high]
+        if len(found) >= _LEAST_TICKS:
+            return found
+    return [float(at) for at in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= at <= high]
+
+
+def _short(text: str) -> str:
+    """A round value without the zeros behind its point: `10 ms` of `10.0 ms`."""
+    return re.sub(r"\.(\d*?)0+(?!\d)", lambda found: f".{found[1]}" if found[1] else "", text)

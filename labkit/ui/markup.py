@@ -1,9 +1,11 @@
 """HTML that is safe by construction: what is not already `Html` is escaped as a child, everything as an attribute."""
 
+import re
 from collections.abc import Iterable
 from html import escape
 
 _VOID = frozenset({"br", "img", "meta", "source", "col"})
+_WITHIN_VALUE = re.compile(r"(?<=\d) (?=%|(?:[mµn]?s|tok/s|[KMGT]iB|blocks)\b)|(?<=\d,) (?=[\d.,]+\])")
 
 
 class Html(str):
@@ -29,3 +31,8 @@ def tag(name: str, *children: object, attributes: dict[str, object] | None = Non
     if name in _VOID:
         return Html(f"<{name}{listed}>")
     return Html(f"<{name}{listed}>{join(children)}</{name}>")
+
+
+def unbroken(sentence: str) -> str:
+    """The sentence with no line's end between a number and its unit, nor within an interval."""
+    return _WITHIN_VALUE.sub("\N{NO-BREAK SPACE}", sentence)

@@ -12,7 +12,7 @@ from labkit.ui.chart_tables import charted
 from labkit.ui.explain import explanation
 from labkit.ui.figure import DARK, LIGHT, Picture
 from labkit.ui.language import tr
-from labkit.ui.markup import Html, join, tag
+from labkit.ui.markup import Html, join, tag, unbroken
 from labkit.ui.plots import pictures
 from labkit.ui.readings import labels
 from labkit.ui.tables import Cell, Line, Table, results
@@ -39,7 +39,7 @@ def chapter(runs: Sequence[Run], comparison: Comparison | None) -> Html:
 
 def why(paragraphs: Sequence[str]) -> list[Html]:
     """The explanation under its heading; nothing where no Run has a prediction."""
-    return [tag("h3", tr("Why")), *(tag("p", paragraph) for paragraph in paragraphs)] if paragraphs else []
+    return [tag("h3", tr("Why")), *(tag("p", unbroken(one)) for one in paragraphs)] if paragraphs else []
 
 
 def classified(runs: Sequence[Run]) -> list[Html]:
@@ -68,7 +68,8 @@ def classified(runs: Sequence[Run]) -> list[Html]:
 def verdicts(runs: Sequence[Run], comparison: Comparison | None) -> Html:
     """What was found, in words, one recipe an item."""
     found = prose.verdicts(runs, comparison)
-    return tag("ul", *(tag("li", tag("code", said.name), said.rest, css=said.kind) for said in found), css="verdicts")
+    items = (tag("li", tag("code", said.name), unbroken(said.rest), css=said.kind) for said in found)
+    return tag("ul", *items, css="verdicts")
 
 
 def results_table(table: Table) -> Html:
@@ -133,7 +134,7 @@ def figures(runs: Sequence[Run], comparison: Comparison | None) -> list[Html]:
                 tag(
                     "figure",
                     picture(day, night),
-                    tag("figcaption", day.alt),
+                    tag("figcaption", unbroken(day.alt)),
                     tag(
                         "details",
                         tag("summary", tr("The same as a table")),

@@ -141,8 +141,8 @@ def quality_speed(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | Non
         at = value(run, rate.metric) or 0.0  # never: what has no rate is not drawn
         ax.plot([at], [run.quality[measure]], look.marker, color=look.color, markersize=9, label=name)
     ax.set_xscale("log")
-    unit_ticks(ax, units.number)
     ax.margins(x=0.08, y=0.3)
+    unit_ticks(ax, units.number)
     ax.ticklabel_format(axis="y", useOffset=False)
     plain_legend(figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, labelcolor=theme.ink))
     caption(ax, theme, x=f"{rate.counted} per second, logarithmic", y=f"{facts.title}, {facts.better} is better")

@@ -5,6 +5,7 @@ pure function from Runs to a `Shown`; only `show` itself displays.
 """
 
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from labkit.ui.explain import explanation
 from labkit.ui.figure import DARK, Picture
 from labkit.ui.history import stored
 from labkit.ui.language import tr
-from labkit.ui.markup import Html, join, tag
+from labkit.ui.markup import Html, join, tag, unbroken
 from labkit.ui.plots import pictures
 from labkit.ui.report import chapters
 from labkit.ui.roofline_chart import roofline as drawn_roofline
@@ -31,10 +32,14 @@ if TYPE_CHECKING:
 
 # JupyterLab's theme is its own, not the system's: what is dark follows the mark on its body, not a media query.
 CSS = """
-.labkit { --good: #0b6b4f; --bad: #a4262c; --soft: #5b6470; --rule: #d9dde2; overflow-x: auto; }
+.labkit { --good: #0b6b4f; --bad: #a4262c; --soft: #5b6470; --rule: #d9dde2; --wash: #f5f6f8; overflow-x: auto; }
+.labkit { padding-left: 6px; }
 [data-jp-theme-light="false"] .labkit { --good: #4fd1a5; --bad: #ff8a85; --soft: #9aa3ad; --rule: #343a41; }
+[data-jp-theme-light="false"] .labkit { --wash: #1d2126; }
 .labkit { color: var(--jp-content-font-color1, inherit); font-family: var(--jp-content-font-family, sans-serif); }
 .labkit pre, .labkit code, .labkit .recipe { font-family: var(--jp-code-font-family, monospace); font-size: 0.92em; }
+.labkit pre { margin: 4px 0 12px; padding: 8px 12px; overflow-x: auto; line-height: 1.35; }
+.labkit pre { background: var(--wash); border-left: 3px solid var(--rule); }
 .labkit h3 { margin: 18px 0 6px; font-size: 1.1em; }
 .labkit p, .labkit ul.verdicts { max-width: 84ch; }
 .labkit ul.verdicts { list-style: none; padding: 0; margin: 4px 0 12px; }
@@ -44,16 +49,18 @@ CSS = """
 .labkit table { border-collapse: collapse; margin: 0; font-size: 0.92em; font-variant-numeric: tabular-nums; }
 .labkit th, .labkit td { padding: 6px 8px; text-align: right; vertical-align: top; white-space: nowrap; }
 .labkit th:first-child { text-align: left; white-space: normal; min-width: 16ch; font-weight: 400; }
+.labkit table.named td:first-child { text-align: left; white-space: normal; }
+.labkit table.counted th:first-child { text-align: right; min-width: 0; font-weight: inherit; }
 .labkit tbody tr { border-bottom: 1px solid var(--rule); background: none; }
 .labkit small { display: block; color: var(--soft); }
 .labkit small.wrap { white-space: normal; max-width: 24ch; margin-left: auto; }
-.labkit tr.reason td { text-align: left; }
+.labkit tr.reason td { text-align: left; white-space: normal; }
 .labkit .scroll { margin-bottom: 12px; }
-.labkit tr.reason td, .labkit .slower strong, .labkit .invalid strong { color: var(--bad); white-space: normal; }
+.labkit tr.reason td, .labkit .slower strong, .labkit .invalid strong { color: var(--bad); }
 .labkit .faster strong { color: var(--good); }
 .labkit .key, .labkit figcaption, .labkit summary { color: var(--soft); font-size: 0.92em; }
 .labkit figure { margin: 4px 0 16px; max-width: 900px; }
-.labkit img { display: block; width: 100%; height: auto; }
+.labkit img { display: block; width: 100%; height: auto; border-radius: 6px; }
 [data-jp-theme-light="false"] .labkit img.day { display: none; }
 [data-jp-theme-light="false"] .labkit img.night { display: block !important; }
 """
@@ -103,7 +110,7 @@ def rendered(thing: object) -> object:
         return thing
     match thing:
         case str():
-            return Shown(thing, tag("p", thing))
+            return Shown(thing, tag("p", unbroken(thing)))
         case Picture():
             return themed(thing, None, ())
         case Comparison():
@@ -140,7 +147,7 @@ def why(runs: Sequence[Run]) -> Shown:
 
 def source(thing: Callable[..., object] | type) -> Shown:
     """The package's own source of a function or class, so that a lesson never shows a stale copy."""
-    text = inspect.getsource(thing).rstrip()
+    text = textwrap.dedent(inspect.getsource(thing)).rstrip()
     return Shown(text, join((tag("p", tag("code", f"{thing.__module__}.{thing.__qualname__}")), tag("pre", text))))
 
 
@@ -189,7 +196,7 @@ def themed(day: Picture, night: Picture | None, rows: Sequence[Sequence[str]]) -
         hidden: dict[str, object] = {"src": night.data_uri(), "alt": night.alt, "style": "display: none"}
         images.append(tag("img", attributes=hidden, css="night"))
     table = [tag("details", tag("summary", tr("The same as a table")), page.plain_table(rows))] if rows else []
-    figure = tag("figure", *images, tag("figcaption", day.alt), *table)
+    figure = tag("figure", *images, tag("figcaption", unbroken(day.alt)), *table)
     return Shown("\n".join([f"{day.title}: {day.alt}", *_aligned(rows)]), join((tag("h3", day.title), figure)))
 
 
@@ -205,9 +212,14 @@ def _frame(frame: "pd.DataFrame | object") -> Shown:
         kinds = ("Runs", "a Comparison", "a data frame", "a Picture", "a text", "a Panel")
         raise UsageError.unknown("thing to show", type(frame).__name__, kinds)
     has_names = not isinstance(frame.index, pd.RangeIndex)
-    plain = frame.to_string(index=has_names, float_format=units.number, na_rep=units.MISSING)
-    table = frame.to_html(index=has_names, float_format=units.number, na_rep=units.MISSING, border=0)
-    return Shown(plain, Html(table))  # pandas escapes every cell
+    if frame.index.name:  # in the corner, not in a row of its own
+        frame = frame.rename_axis(index=None, columns=frame.index.name)
+    whole = dict.fromkeys(frame.select_dtypes("integer").columns, units.count)
+    kept = {"index": has_names, "formatters": whole, "float_format": units.number, "na_rep": units.MISSING}
+    is_counted = not has_names and frame.dtypes.map(pd.api.types.is_numeric_dtype).head(1).all()
+    css = [] if has_names else ["counted" if is_counted else "named"]
+    table = frame.to_html(**kept, border=0, classes=css)
+    return Shown(frame.to_string(**kept), Html(table))  # pandas escapes every cell
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -91,6 +91,11 @@ def test_question_and_answer_stand_in_both_languages(path: Path, title: str) -> 
     assert re.search(r"[A-Za-z]{4,} [a-z]{2,} ", text)
 
 
+def test_chinese_sentences_run_on_where_a_line_would_end_within_them(path: Path) -> None:
+    text = "\n\n".join(source(cell) for cell in cells(path, "markdown")[1:])
+    assert re.findall(r"[\u3000-\u9fff\uff00-\uffef]\n[\u3000-\u9fff\uff00-\uffef]", text) == []
+
+
 def test_it_was_executed_from_top_to_bottom_without_an_error(path: Path) -> None:
     code = cells(path)
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))

@@ -1,4 +1,4 @@
-from labkit.ui.markup import Html, join, tag
+from labkit.ui.markup import Html, join, tag, unbroken
 
 
 def test_text_is_escaped_as_child_and_as_attribute():
@@ -15,3 +15,11 @@ def test_markup_is_not_escaped_again():
 
 def test_void_elements_have_no_end_tag_and_absent_attributes_are_left_out():
     assert tag("img", attributes={"alt": "", "width": None}) == '<img alt="">'
+
+
+def test_no_line_ends_between_a_number_and_its_unit_or_within_an_interval():
+    told = unbroken("1.27\u00d7 its rate [1.19, 1.33]; 33.6 % of the limit, 8 blocks, 5.04 ms, 1,551 tok/s, 2 more")
+    assert told.split(" ") == [
+        "1.27\u00d7", "its", "rate", "[1.19,\xa01.33];", "33.6\xa0%", "of", "the", "limit,", "8\xa0blocks,",
+        "5.04\xa0ms,", "1,551\xa0tok/s,", "2", "more",
+    ]  # fmt: skip

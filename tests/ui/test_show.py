@@ -134,6 +134,28 @@ def test_source_is_the_package_s_own() -> None:
     assert "labkit.optimizations.kv_cache.KvCache" in forms["text/html"]
 
 
+def test_the_source_of_a_method_starts_at_the_margin() -> None:
+    assert bundle(source(KvCache.cost))["text/plain"].startswith("def cost(")
+
+
+@pytest.mark.parametrize(
+    ("frame", "css"),
+    [
+        (pd.DataFrame({"placement": ["CPU", "GPU"], "ms": [1.0, 2.0]}), "dataframe named"),
+        (pd.DataFrame({"layers": [1, 2], "ms": [1.0, 2.0]}), "dataframe counted"),
+        (pd.DataFrame({"ms": [1.0, 2.0]}, index=["CPU", "GPU"]), "dataframe"),
+    ],
+)
+def test_a_frame_says_whether_its_first_column_holds_names_or_numbers(frame: pd.DataFrame, css: str) -> None:
+    assert Tags(bundle(frame)["text/html"]).named("table") == [{"class": css}]
+
+
+def test_whole_numbers_have_their_thousands_set_apart_and_an_index_has_its_name_in_the_corner() -> None:
+    shown = bundle(pd.DataFrame({"texts": [4073]}, index=pd.Index(["plain"], name="kind")))
+    assert shown["text/plain"].split() == ["kind", "texts", "plain", "4,073"]
+    assert len(Tags(shown["text/html"]).named("tr")) == 2
+
+
 @pytest.mark.parametrize("method", ["_ipython_display_", "_repr_mimebundle_"])
 def test_what_displays_itself_is_left_alone(method: str) -> None:
     panel = type("Panel", (), {method: lambda self: None})()

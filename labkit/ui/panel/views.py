@@ -12,7 +12,7 @@ from labkit.ui.explain import explanation
 from labkit.ui.figure import DARK, LIGHT, Picture, Theme
 from labkit.ui.forecast import Forecast
 from labkit.ui.language import tr
-from labkit.ui.markup import Html, join, tag
+from labkit.ui.markup import Html, join, tag, unbroken
 from labkit.ui.show import themed
 from labkit.ui.tables import results
 
@@ -109,7 +109,7 @@ def quality(content: Content) -> Html:
 def why(content: Content) -> Html:
     """The terms of each prediction and what they leave unexplained."""
     paragraphs = explanation(content.charted, content.comparison)
-    return join(tag("p", paragraph) for paragraph in paragraphs) if paragraphs else _nothing()
+    return join(tag("p", unbroken(one)) for one in paragraphs) if paragraphs else _nothing()
 
 
 VIEWS: dict[str, Callable[[Content], Html]] = {
