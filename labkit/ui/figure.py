@@ -3,6 +3,7 @@
 import base64
 import io
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,12 +51,21 @@ class Style:
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart with its title and the finding in words, for readers who cannot see it."""
+    """A chart with its title and the finding in words, for readers who cannot see it.
+
+    `redraw` draws it in another theme, for a viewer that changes its own.
+    """
 
     name: str
     title: str
     alt: str
     figure: "Figure"
+    redraw: Callable[[Theme], "Picture | None"] | None = None
+
+    @property
+    def night(self) -> "Picture | None":
+        """The same in the dark theme; None where it cannot be drawn again."""
+        return self.redraw(DARK) if self.redraw else None
 
     def png(self) -> bytes:
         """The chart as PNG."""

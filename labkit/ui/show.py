@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from labkit.bench.comparison import Comparison
 from labkit.core.errors import LabkitError, UsageError
 from labkit.core.run import Run
-from labkit.ui import page, prose, units
+from labkit.ui import page, prose
 from labkit.ui.chart_tables import charted
 from labkit.ui.document import comparisons_of
 from labkit.ui.explain import explanation
 from labkit.ui.figure import DARK, Picture
+from labkit.ui.frames import tabled
 from labkit.ui.history import stored
 from labkit.ui.language import tr
 from labkit.ui.markup import Html, join, tag, unbroken
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 # JupyterLab's theme is its own, not the system's: what is dark follows the mark on its body, not a media query.
 CSS = """
 .labkit { --good: #0b6b4f; --bad: #a4262c; --soft: #5b6470; --rule: #d9dde2; --wash: #f5f6f8; overflow-x: auto; }
-.labkit { padding-left: 6px; }
+.labkit { padding-left: 6px; line-height: 1.5; }
+.labkit-panel .widget-inline-hbox { margin-right: 16px; }
 [data-jp-theme-light="false"] .labkit { --good: #4fd1a5; --bad: #ff8a85; --soft: #9aa3ad; --rule: #343a41; }
 [data-jp-theme-light="false"] .labkit { --wash: #1d2126; }
 .labkit { color: var(--jp-content-font-color1, inherit); font-family: var(--jp-content-font-family, sans-serif); }
@@ -112,7 +114,7 @@ def rendered(thing: object) -> object:
         case str():
             return Shown(thing, tag("p", unbroken(thing)))
         case Picture():
-            return themed(thing, None, ())
+            return themed(thing, thing.night, ())
         case Comparison():
             return _comparison(thing)
         case Run():
@@ -211,15 +213,7 @@ def _frame(frame: "pd.DataFrame | object") -> Shown:
     if not isinstance(frame, pd.DataFrame):
         kinds = ("Runs", "a Comparison", "a data frame", "a Picture", "a text", "a Panel")
         raise UsageError.unknown("thing to show", type(frame).__name__, kinds)
-    has_names = not isinstance(frame.index, pd.RangeIndex)
-    if frame.index.name:  # in the corner, not in a row of its own
-        frame = frame.rename_axis(index=None, columns=frame.index.name)
-    whole = dict.fromkeys(frame.select_dtypes("integer").columns, units.count)
-    kept = {"index": has_names, "formatters": whole, "float_format": units.number, "na_rep": units.MISSING}
-    is_counted = not has_names and frame.dtypes.map(pd.api.types.is_numeric_dtype).head(1).all()
-    css = [] if has_names else ["counted" if is_counted else "named"]
-    table = frame.to_html(**kept, border=0, classes=css)
-    return Shown(frame.to_string(**kept), Html(table))  # pandas escapes every cell
+    return Shown(*tabled(frame))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -112,7 +112,8 @@ def ways(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
         ax.set_xlim(0, end)
         ax.set_xticks([])
         caption(ax, theme, title=wrapped(shown.title, _TITLE_WIDTH))
-    return Picture("ways", tr("Ways to use more cores"), " ".join(sentences(runs)), figure)
+    finding = " ".join(sentences(runs))
+    return Picture("ways", tr("Ways to use more cores"), finding, figure, redraw=lambda other: ways(runs, theme=other))
 
 
 def sentences(runs: Sequence[Run]) -> list[str]:

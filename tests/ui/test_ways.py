@@ -12,6 +12,7 @@ from labkit.core.workload import WORKLOADS
 from labkit.ui import curves, plots
 from labkit.ui.curve_chart import scaling
 from labkit.ui.figure import DARK, LIGHT
+from labkit.ui.show import rendered
 from labkit.ui.ways import FIGURES, sent_bytes, sentences, ways
 
 MIB = 2**20
@@ -50,6 +51,13 @@ def test_all_four_are_drawn_with_what_each_brings_and_takes(four, theme):
     assert {figure.title for figure in FIGURES} <= {text.replace("\n", " ") for text in shown}
     assert {"threads(num=2)", "replicas", "tensor_parallel(num=2)", "pipeline_parallel(num=2)"} <= shown
     assert "322 KiB" in shown  # 11 steps of 30,000 bytes
+
+
+def test_both_pictures_can_be_drawn_in_the_other_theme(four, make):
+    for picture in (ways(four), scaling(curve_runs(make, 2))):
+        assert picture.night.alt == picture.alt
+        assert picture.night.figure.get_facecolor() != picture.figure.get_facecolor()
+        assert rendered(picture).html.count("<img") == 2
 
 
 def test_each_way_is_told_by_where_it_wins(four):
