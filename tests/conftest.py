@@ -4,11 +4,14 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+
+LeftBehind = Callable[[], list[psutil.Process]]
 
 # Set before any test module is imported: OpenMP and the hub client read their environment once, when they load.
 os.environ.update(
@@ -16,6 +19,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
     TF_CPP_MIN_LOG_LEVEL="3",
+    OMP_WAIT_POLICY="passive",  # tests run side by side, and a thread that spins takes the core another one needs
 )
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # one, on a machine that is busy
 
@@ -42,6 +46,13 @@ def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
         yield
+
+
+@pytest.fixture
+def left_behind() -> LeftBehind:
+    """Tells which processes of this test still run; those that a fixture of others holds are not meant."""
+    before = psutil.Process().children(recursive=True)
+    return lambda: [child for child in psutil.Process().children(recursive=True) if child not in before]
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from labkit.text.corpus import Corpus
 from labkit.text.rnn_weights import RnnWeights
 from labkit.text.vocabulary import Vocabulary
 
-_VERSION = 2  # of the training: what another one left is not read
+_VERSION = 3  # of the training: what another one left is not read
 _TIMEOUT_S = 1800
 
 

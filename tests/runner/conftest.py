@@ -1,6 +1,7 @@
 """A session over mock workers, which sleep instead of computing."""
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from labkit.runner.plan import Plan, Progress
 from labkit.runner.session import Session
 from labkit.runner.store import FILE_NAME, Store
 
+_RUNNER = "PYTEST_XDIST_WORKER"
 MOCK_WORKER = Path(__file__).with_name("mock_worker.py")
 SPEC = WorkloadSpec("mock", "single_stream", prompt_tokens=4, new_tokens=4)
 
@@ -64,14 +66,15 @@ def no_process_left() -> Iterable[None]:
     before = set(psutil.process_iter())
     yield
     _, alive = psutil.wait_procs(
-        [process for process in psutil.process_iter() if process not in before and _is_mock(process)], timeout=5
+        [process for process in psutil.process_iter() if process not in before and _is_our_mock(process)], timeout=5
     )
     assert not alive
 
 
-def _is_mock(process: psutil.Process) -> bool:
+def _is_our_mock(process: psutil.Process) -> bool:
+    """Whether tests that run beside these did not start it: what pytest-xdist calls its workers is inherited."""
     try:
-        line = " ".join(process.cmdline())
+        line, runner = " ".join(process.cmdline()), process.environ().get(_RUNNER)
     except psutil.Error:
         return False
-    return MOCK_WORKER.name in line or "time.sleep(600)" in line
+    return runner == os.environ.get(_RUNNER) and (MOCK_WORKER.name in line or "time.sleep(600)" in line)

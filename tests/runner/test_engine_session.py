@@ -18,6 +18,7 @@ from labkit.runner.memory import recipe_need
 from labkit.runner.plan import Plan, Progress
 from labkit.runner.session import Session
 from labkit.runner.store import Store
+from tests.conftest import LeftBehind
 
 RANK = "labkit.optimizations.rank"
 SPEC = WorkloadSpec("tiny", "single_stream", prompt_tokens=8, new_tokens=8)
@@ -104,7 +105,9 @@ def test_a_split_model_is_measured_with_its_messages_and_its_bubble(tiny_model: 
     assert {fault.code for run in runs for fault in run.faults} <= {"contended", "drift", "unsteady"}
 
 
-def test_a_rank_that_dies_interrupts_its_run_and_leaves_no_process(tiny_model: str, tmp_path: Path) -> None:
+def test_a_rank_that_dies_interrupts_its_run_and_leaves_no_process(
+    tiny_model: str, tmp_path: Path, left_behind: LeftBehind
+) -> None:
     def of_ranks() -> list[psutil.Process]:
         return [process for process in psutil.Process().children(recursive=True) if RANK in process.cmdline()]
 
@@ -117,4 +120,4 @@ def test_a_rank_that_dies_interrupts_its_run_and_leaves_no_process(tiny_model: s
     alone, split = Session(cache_folder=tmp_path).measure(plan, on_progress=kill_one_while_measuring)
     assert (alone.status, split.status) == ("done", "interrupted")
     assert "rank 1 of 2 was killed by SIGKILL" in split.error
-    assert psutil.Process().children(recursive=True) == []
+    assert left_behind() == []

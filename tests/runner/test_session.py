@@ -18,6 +18,7 @@ from labkit.core.errors import UsageError
 from labkit.core.inference import smallest_resolving_blocks
 from labkit.core.run import Run
 from labkit.runner.plan import Plan, Progress
+from tests.conftest import LeftBehind
 from tests.runner.conftest import SPEC, MockLab
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
@@ -170,7 +171,7 @@ def test_progress_grows_and_is_rare(mock_lab: MockLab) -> None:
     assert seen[0].text == "opening mock"
 
 
-def test_cancel_ends_a_stuck_worker_and_its_children(mock_lab: MockLab) -> None:
+def test_cancel_ends_a_stuck_worker_and_its_children(mock_lab: MockLab, left_behind: LeftBehind) -> None:
     cancel = threading.Event()
 
     def cancel_when_stuck() -> None:
@@ -184,10 +185,10 @@ def test_cancel_ends_a_stuck_worker_and_its_children(mock_lab: MockLab) -> None:
     thread.join()
     assert [(run.status, run.error) for run in runs] == [("interrupted", "cancelled")] * 2
     assert {run.status for run in mock_lab.store.runs()} == {"interrupted"}
-    assert psutil.Process().children(recursive=True) == []
+    assert left_behind() == []
 
 
-def test_cancel_at_any_time_leaves_no_process(mock_lab: MockLab) -> None:
+def test_cancel_at_any_time_leaves_no_process(mock_lab: MockLab, left_behind: LeftBehind) -> None:
     for delay_s in (random.Random(number).uniform(0, 1.5) for number in range(20)):
         cancel = threading.Event()
         timer = threading.Timer(delay_s, cancel.set)
@@ -195,7 +196,7 @@ def test_cancel_at_any_time_leaves_no_process(mock_lab: MockLab) -> None:
         runs = mock_lab.measure("", "kv_cache", model="mock child=1", cancel=cancel)
         timer.cancel()
         assert {run.status for run in runs} <= {"interrupted", "done"}
-        assert psutil.Process().children(recursive=True) == []
+        assert left_behind() == []
 
 
 def test_a_disturbed_block_is_measured_again(mock_lab: MockLab) -> None:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from labkit.core.errors import CheckpointError, LabkitError, UsageError
 from labkit.model.cells import GATES, Cell
 from labkit.text import rnn_trained
 from labkit.text.classifier import ClassifierSettings, TextClassifier
 from labkit.text.corpus import Corpus, Document
+from labkit.text.rnn_torch import RnnModule
 from labkit.text.rnn_trained import TrainedRnn, Training, trained
-from labkit.text.rnn_training import train
+from labkit.text.rnn_training import train, walked
+from labkit.text.vocabulary import PADDING
 
 SMALL = Training(length=12, vocabulary=64, embedding=16, units=16, max_epochs=12, batch=16, learning_rate=1e-2)
 TORCH = ClassifierSettings(runtime="torch", is_folded=True)
@@ -44,6 +47,20 @@ def test_topics_are_learnt(cell: Cell, corpus: Corpus) -> None:
     classifier = TextClassifier(train(learnt, replace(SMALL, cell=cell)), TORCH, test=test)
     assert classifier.quality("quick")["accuracy"] > 0.9
     assert classifier.classify("bread with butter").topic == "kitchen"
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_a_walk_step_by_step_says_what_the_layer_says_and_learns_what_it_learns(cell: Cell) -> None:
+    torch.manual_seed(0)
+    module = RnnModule(cell, vocabulary=20, embedding=8, units=6, classes=3)
+    ids = torch.randint(1, 20, (4, 7))
+    ids[0, 4:] = ids[1, 2] = ids[2] = PADDING  # shorter, with a gap, and without a word
+    grads = []
+    for logits in (module(ids), walked(module, ids)):
+        module.zero_grad()
+        torch.autograd.backward(logits.square().sum())
+        grads.append((logits, *(parameter.grad for parameter in module.parameters())))
+    torch.testing.assert_close(*grads)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(corpus: Corpus) -> None:
