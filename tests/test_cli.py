@@ -17,6 +17,7 @@ from labkit.core.run import Fault, Pass, Run
 from labkit.core.trace import RequestTrace, Trace
 from labkit.runner.session import Session
 from labkit.runner.store import FILE_NAME, Store
+from labkit.ui.jupyter import lab_command
 
 
 def made_run(entry, plan, *, position, faults=()):
@@ -319,6 +320,16 @@ def test_lab_becomes_a_jupyterlab_that_only_this_machine_can_reach(monkeypatch, 
     assert command[0] == command[1] == sys.executable
     assert command[4] == str(tmp_path)
     assert {"--ServerApp.ip=127.0.0.1", "--ServerApp.port=8123", "--LabApp.news_url=None", "--no-browser"} <= {*command}
+
+
+def test_lab_serves_the_documents_that_lessons_link_to_and_opens_on_the_lessons(tmp_path):
+    pytest.importorskip("jupyterlab", reason="the extra notebooks is not installed")
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    assert lab_command(folder)[3] == str(folder)
+    (tmp_path / "docs").mkdir()
+    assert lab_command(folder)[3] == str(tmp_path)
+    assert f"--ServerApp.preferred_dir={folder}" in lab_command(folder)
 
 
 def test_lab_without_notebooks_or_without_jupyter_is_one_line(monkeypatch, tmp_path, capsys):

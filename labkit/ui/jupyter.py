@@ -28,11 +28,16 @@ def require_jupyter(what: str = "executing a notebook", packages: tuple[str, ...
 def lab_command(folder: Path, *, port: int | None = None, is_browser: bool = True) -> list[str]:
     """The command line of a JupyterLab on this folder that listens on loopback and asks nothing of other machines.
 
+    It serves the folder or, where `docs` lies beside it, their parent: lessons link there. It opens on the folder.
+
     Raises:
         Unavailable: a package of the extra `notebooks` is missing.
     """
     require_jupyter("JupyterLab", _OPENING)
-    command = [sys.executable, "-m", "jupyterlab", str(folder), "--ServerApp.ip=127.0.0.1"]
+    folder = folder.resolve()
+    served = folder.parent if (folder.parent / "docs").is_dir() else folder
+    command = [sys.executable, "-m", "jupyterlab", str(served), "--ServerApp.ip=127.0.0.1"]
+    command.append(f"--ServerApp.preferred_dir={folder}")
     command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     command += ["--LabApp.extension_manager=readonly"]  # its list comes from a package index
     if port is not None:  # this one or none: a script that named it waits for it there
