@@ -154,8 +154,8 @@ def picture(day: Picture, night: Picture) -> Html:
     return tag("div", tag("picture", source, image), css="scroll")
 
 
-def plain_table(rows: Sequence[Sequence[str]]) -> Html:
-    """Rows of text, the first one the head."""
+def plain_table(rows: Sequence[Sequence[str]], css: str = "") -> Html:
+    """Rows of text, the first one the head; of the class `words` where no column holds numbers."""
     head, *body = rows
     return tag(
         "div",
@@ -169,6 +169,7 @@ def plain_table(rows: Sequence[Sequence[str]]) -> Html:
                     for row in body
                 ),
             ),
+            css=css,
         ),
         css="scroll",
     )

@@ -206,7 +206,8 @@ def _extremes(drawn: Sequence[Drawn], metric: str, title: str, form: units.Forma
         return ""
     stated.sort(reverse=not has_low_first)
     (best, leader), (worst, last) = stated[0], stated[-1]
+    if len(stated) == 1:  # nothing to be ahead of
+        return tr("{name} has a {what} of {value}.", name=leader, what=tr(title), value=form(best))
     told = "{name} has the lowest {what}, {value}" if has_low_first else "{name} has the highest {what}, {value}"
     sentence = tr(told, name=leader, what=tr(title), value=form(best))
-    sentence += tr("; {name} has {value}", name=last, value=form(worst)) if len(stated) > 1 else ""
-    return tr("{told}.", told=sentence)
+    return tr("{told}.", told=sentence + tr("; {name} has {value}", name=last, value=form(worst)))

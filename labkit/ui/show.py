@@ -51,6 +51,7 @@ CSS = """
 .labkit table { border-collapse: collapse; margin: 0; font-size: 0.92em; font-variant-numeric: tabular-nums; }
 .labkit th, .labkit td { padding: 6px 8px; text-align: right; vertical-align: top; white-space: nowrap; }
 .labkit th:first-child { text-align: left; white-space: normal; min-width: 16ch; font-weight: 400; }
+.labkit table.words th, .labkit table.words td { text-align: left; }
 .labkit table.named td:first-child { text-align: left; white-space: normal; }
 .labkit table.counted th:first-child { text-align: right; min-width: 0; font-weight: inherit; }
 .labkit tbody tr { border-bottom: 1px solid var(--rule); background: none; }
@@ -65,6 +66,9 @@ CSS = """
 .labkit img { display: block; width: 100%; height: auto; border-radius: 6px; }
 [data-jp-theme-light="false"] .labkit img.day { display: none; }
 [data-jp-theme-light="false"] .labkit img.night { display: block !important; }
+[data-jp-theme-light="false"] .labkit-panel { --jp-widgets-dropdown-arrow: url("data:image/svg+xml,\
+%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E%3Cpath fill='none' stroke='%239aa3ad'\
+ stroke-width='2' d='M5 7l4 4 4-4'/%3E%3C/svg%3E"); }
 """
 
 Sessions = Sequence[tuple[Sequence[Run], Comparison | None]]

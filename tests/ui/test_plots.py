@@ -39,7 +39,7 @@ def test_tokens_that_arrive_together_are_drawn_on_the_logarithmic_axis(make):
     assert metrics["itl_s.p50"]["value"] == 0
     picture = plots.latency([replace(run, passes=tuple(together), metrics=metrics)])
     assert picture.png().startswith(b"\x89PNG")
-    assert "median inter-token latency, 0 s" in picture.alt
+    assert "median inter-token latency of 0 s" in picture.alt
 
 
 def test_an_invalid_run_is_on_no_chart(runs, comparison):
@@ -71,6 +71,10 @@ def test_recipes_differ_in_marker_and_line_and_not_in_colour_alone(runs):
     drawn = [line for line in figure.axes[0].get_lines() if not line.get_label().startswith("_")]
     assert len({line.get_marker() for line in drawn}) == len(drawn) == 4
     assert len({line.get_linestyle() for line in drawn}) == len(drawn)
+
+
+def test_a_run_that_alone_states_a_figure_is_not_called_first(make):
+    assert "has a median inter-token latency of" in plots.latency([make("kv_cache", num_blocks=40)]).alt
 
 
 def test_without_anything_to_draw_there_is_no_picture(make):

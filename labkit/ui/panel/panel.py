@@ -457,7 +457,7 @@ class Panel:
         named = [(_session_name([run for run in self._stored if run.group == group]), group) for group in groups]
         self._sync(lambda: setattr(self._sessions, "options", [(tr("choose a session to draw it"), ""), *named]))
         head, rows = inventory.run_rows(self._stored)
-        self._history.value = tag("div", page.plain_table([head, *rows]), css="labkit")
+        self._history.value = tag("div", page.plain_table([head, *rows], css="words"), css="labkit")
 
     def _load_session(self) -> None:
         """Put the Runs of a stored session on the panel."""
