@@ -4,10 +4,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Lessons are run cell by cell, in a session of their own, so that their history is theirs; what a cell prints must be what it printed when it was committed.
+# Lessons are run cell by cell, in a session of their own, so that their history is theirs. STRICT: what a cell prints
+# must be what it printed when it was committed.
 NBVAL := --nbval-current-env --nbval-cell-timeout 120
 STRICT := --nbval --nbval-sanitize-with notebooks/sanitize.cfg $(NBVAL)
-# What `make test` has the time to compare; of the other lessons it runs every cell, and only an error fails. `make test-full` compares all.
+# What `make test` has the time to compare; of the other lessons it runs every cell, and only an error fails.
+# `make test-full` compares all.
 LIGHT := $(addprefix notebooks/,$(addsuffix .ipynb,00_measuring_honestly 05_cpu_and_gpu 11_the_lab))
 HEAVY := $(filter-out $(LIGHT),$(wildcard notebooks/[0-9]*.ipynb))
 # Tests run side by side, each with a core of its own; what opens a browser or compares what was measured runs alone.
@@ -46,7 +48,7 @@ check: $(VENV)/.all ## lint, format, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-notebooks: $(VENV)/.notebooks ## execute every lesson in place, so that it is committed with its outputs, and show them in docs/gallery.md
+notebooks: $(VENV)/.notebooks ## execute every lesson in place, as it is committed, and make docs/gallery.md of them
 	$(BIN)/labkit notebooks
 	$(BIN)/labkit notebooks --gallery docs/gallery.md
 
