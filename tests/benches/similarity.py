@@ -136,10 +136,14 @@ def frontier() -> None:
 
 
 def interleaved(ways: Mapping[str, Callable[[int], object]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, in turns, after a round that does not count."""
+    """Seconds of each way, in turns, after a round that does not count.
+
+    Before each call that counts is one that does not: threads of the way before it still spin, as those of BLAS do.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, run in ways.items():
+            run((turn + 1) % 64)
             start_s = time.perf_counter()
             run(turn % 64)
             if turn:
