@@ -18,12 +18,13 @@ from labkit.core.goodput import Limits
 from labkit.core.language import VARIABLE, is_chinese
 from labkit.core.run import Fault, Pass, Run
 from labkit.optimizations import CATALOG
-from labkit.ui import facts, prose, report, ways
+from labkit.ui import facts, prose, readings, report, ways
 from labkit.ui.chart_tables import charted
+from labkit.ui.crossover import Crossover
 from labkit.ui.curves import LAWS
 from labkit.ui.explain import explanation
 from labkit.ui.frontier import HEAD, Frontier
-from labkit.ui.language import FOLDER, lessons, messages, phrases, retold, retold_fault, tr
+from labkit.ui.language import FOLDER, knob_name, knob_names, lessons, phrases, retold, retold_fault, tr
 from labkit.ui.readings import QUALITY
 from labkit.ui.tables import _columns
 from tests.ui.conftest import make_run, make_trace, session_runs
@@ -72,6 +73,10 @@ def looked_up() -> Iterator[str]:
         yield from (measure.title, measure.reference, measure.better)
     yield from (shown.title for shown in ways.FIGURES)
     yield from (way.replace("_", " ") for way in ways.WAYS)
+    yield from ("batch", "prompt length", "starts to pay at {axis} {size}", "stops to pay at {axis} {size}")
+    yield from ("should pay at every {axis} {low} to {high}", "should not pay at any {axis} {low} to {high}")
+    yield from (rate.unit for rate in readings._RATES.values())
+    yield from ("interrupted", "failed")
     for kind in CATALOG:
         yield from (spec.metadata["help"] for spec in fields(kind))
         if not kind.slot.is_stacking:
@@ -123,7 +128,7 @@ def test_a_lesson_keeps_its_references(chinese: None) -> None:
     for kind in CATALOG:
         lesson = facts.lesson_of(kind)
         assert is_chinese(lesson.paragraphs[0])
-        assert lesson.paragraphs[-1].startswith("Reference: ")
+        assert lesson.paragraphs[-1].startswith("参考：")
 
 
 def faults() -> list[Fault]:
@@ -186,21 +191,37 @@ def test_refusals_are_told(chinese: None) -> None:
         assert is_chinese(retold(row.refusal)), row.refusal
 
 
-def test_messages_name_the_same_in_both_languages_and_are_said_below() -> None:
-    for english, chinese in messages().items():
-        assert names(chinese) == names(english)
-        assert is_chinese(chinese)
-
-
-def test_what_no_pattern_fits_stays_as_it_is(chinese: None) -> None:
-    assert retold("nobody ever said this") == "nobody ever said this"
+def test_what_has_no_translation_stays_as_it_is(chinese: None) -> None:
     assert tr("nobody ever said this") == "nobody ever said this"
+
+
+def test_every_knob_has_a_name(chinese: None) -> None:
+    assert {kind.name: {spec.name for spec in fields(kind)} for kind in CATALOG if fields(kind)} == {
+        technique: set(named) for technique, named in knob_names().items()
+    }
+    for kind in CATALOG:
+        assert all(is_chinese(knob_name(kind.name, spec.name)) for spec in fields(kind))
+
+
+@pytest.mark.parametrize(
+    ("gains", "told"),
+    [
+        ((2.0, 3.0, 4.0), "只按字节、计算和调度来算，quantize 在批大小 1 到 4 时都应有收益：1 时 2.00×，4 时 4.00×。"),
+        ((1.0, 1.0, 1.0), "只按字节、计算和调度来算，quantize 在批大小 1 到 4 时都不会有收益。"),
+        (
+            (1.0, 2.0, 1.0),
+            "只按字节、计算和调度来算，quantize 从批大小 2 起有收益，从批大小 4 起不再有收益：1 时 1.00×，4 时 1.00×。",
+        ),
+    ],
+)
+def test_where_a_technique_pays_is_told(chinese: None, gains: tuple[float, ...], told: str) -> None:
+    assert Crossover("quantize", "batch", (1, 2, 4), gains).text == told
 
 
 def leftovers(markup: str) -> set[str]:
     """English words that a page still holds besides names, units, recipes and references."""
     text = re.sub(
-        r"<(style|code|script|dl)\b.*?</\1>|<p>Reference: .*?</p>|data:image[^\x22]*|&#x27;|&\w+;",
+        r"<(style|code|script|dl)\b.*?</\1>|<p>参考：.*?</p>|data:image[^\x22]*|&#x27;|&\w+;",
         " ",
         markup,
         flags=re.DOTALL,
