@@ -5,10 +5,11 @@ import json
 import random
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from labkit.bench import validity
@@ -18,6 +19,8 @@ from labkit.core.goodput import Limits
 from labkit.core.language import VARIABLE, is_chinese
 from labkit.core.run import Fault, Pass, Run
 from labkit.optimizations import CATALOG
+from labkit.text.corpus import Corpus, Document
+from labkit.text.scores import Scores, compared
 from labkit.ui import facts, prose, readings, report, ways
 from labkit.ui.chart_tables import charted
 from labkit.ui.crossover import Crossover
@@ -28,6 +31,7 @@ from labkit.ui.language import FOLDER, knob_name, knob_names, lessons, phrases, 
 from labkit.ui.readings import QUALITY
 from labkit.ui.tables import _columns
 from tests.ui.conftest import make_run, make_trace, session_runs
+from tests.ui.test_tradeoff import searches
 
 ROOT = Path(__file__).parents[2] / "labkit"
 TREES = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))]
@@ -232,12 +236,39 @@ def leftovers(markup: str) -> set[str]:
     return {word for word in words if word not in LATIN and not re.fullmatch(r"p\d+", word)}
 
 
-def test_a_chinese_report_holds_no_english_sentence(chinese: None) -> None:
-    runs = session_runs(is_faulty=False)
+def generating() -> Sequence[Run]:
+    """Runs of the engine."""
+    return session_runs(is_faulty=False)
+
+
+def searching() -> Sequence[Run]:
+    """Runs of a search."""
+    return searches(make_run)
+
+
+def classifying() -> Sequence[Run]:
+    """Runs of a classifier, with what simpler ones reach."""
+    train = Corpus.of([Document("high wave", "sea", "m", "one"), Document("low cloud", "sky", "m", "two")])
+    scores = Scores(("sea", "sky"), np.array([[9, 1], [5, 5]]))
+    build = {"scores": {name: one.fields for name, one in compared("RNN, gru cells", scores, train, train).items()}}
+    return [make_run(recipe, build=build, quality={"accuracy": 0.7}) for recipe in ("", "rnn_cell")]
+
+
+def ended_early() -> Sequence[Run]:
+    """Runs that failed or were interrupted."""
+    return [
+        make_run("", status="failed", error="baseline on cpu: worker 7 was killed by SIGKILL", passes=(), metrics={}),
+        make_run("kv_cache", status="interrupted", error="cancelled", passes=(), metrics={}),
+    ]
+
+
+@pytest.mark.parametrize("measured", [generating, searching, classifying, ended_early])
+def test_a_chinese_report_holds_no_english_sentence(chinese: None, measured: Callable[[], Sequence[Run]]) -> None:
+    runs = measured()
     page = report.html(runs, compare(runs))
     assert '<html lang="zh">' in page
     allowed = {word for run in runs for word in re.findall(r"[A-Za-z]\w+", f"{run.recipe} {run.id} {run.group}")}
-    allowed |= {"pylm", "chat", "baseline", "cpu"}
+    allowed |= {"pylm", "chat", "baseline", "cpu", "sea", "sky", "gru", "SIGKILL"}
     found = leftovers(page) - allowed
     # code names inside lessons, and titles of techniques that stay as they are
     known = set(re.findall(r"[A-Za-z][\w-]+", " ".join(" ".join(told) for told in lessons().values())))
