@@ -209,9 +209,10 @@ def report(
 ) -> None:
     """Write a report of stored Runs; without options, list them."""
     from labkit.ui import console, document, history, inventory, measuring
+    from labkit.ui.language import tr
 
     if not (run or last or out or format):
-        console.show_rows("Stored Runs, newest first", *inventory.run_rows(history.stored(None, is_last=False)))
+        console.show_rows(tr("stored Runs, newest first"), *inventory.run_rows(history.stored(None, is_last=False)))
         return
     if out is None:
         raise UsageError("a report was asked for, no file was named; add --out report.html")

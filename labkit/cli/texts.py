@@ -24,6 +24,7 @@ def similar(
     from labkit.text.saved_index import cached_index
     from labkit.text.similarity import Settings
     from labkit.ui import console, document
+    from labkit.ui.language import tr
 
     index = cached_index(open_corpus(corpus_name(corpus, column, None) or "stdlib"), Settings(rank=rank))
     found = index.similar(text, count)
@@ -31,7 +32,8 @@ def similar(
         document.write_json({"schema": 1, "matches": [asdict(match) for match in found]}, document.STDOUT)
     else:
         rows = [(f"{match.score:.2f}", match.name, shorten(match.text, 90, placeholder=" …")) for match in found]
-        console.show_rows(f"Most like {text!r}, of {len(index):,} texts", ("cosine", "name", "text"), rows)
+        title = tr("Most like {text}, of {num} texts", text=repr(text), num=f"{len(index):,}")
+        console.show_rows(title, tuple(map(tr, ("cosine", "name", "text"))), rows)
 
 
 def classify(
@@ -51,6 +53,7 @@ def classify(
     from labkit.text.corpus import open_corpus
     from labkit.text.rnn_trained import Training, trained
     from labkit.ui import classification, console, document
+    from labkit.ui.language import tr
 
     if not text and not is_scored:
         raise UsageError("a text was to be classified, none was given; write one, or ask for --scores")
@@ -63,12 +66,12 @@ def classify(
         document.write_json(classification.fields(answers, scores), document.STDOUT)
         return
     for asked, answer in answers.items():
-        console.show_rows(asked, ("probability", "topic"), classification.answer_rows(answer))
+        console.show_rows(asked, (tr("probability"), tr("topic")), classification.answer_rows(answer))
     if scores:
         own = next(iter(scores))
         tables = {
-            "Texts that none was trained on": classification.score_rows(scores),
-            "Confusion": classification.confusion_rows(scores[own]),
+            tr("Texts that none was trained on"): classification.score_rows(scores),
+            tr("Confusion"): classification.confusion_rows(scores[own]),
         }
         for title, (head, *rows) in tables.items():
             console.show_rows(title, head, rows)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.run import Run
 from labkit.ui import units
-from labkit.ui.language import tr
+from labkit.ui.language import retold, tr
 
 if TYPE_CHECKING:
     from labkit.text.classifier import Answer
@@ -47,7 +47,7 @@ def answer_rows(answer: "Answer") -> list[tuple[str, str]]:
 def score_rows(scores: "Mapping[str, Scores]") -> list[list[str]]:
     """A head; then accuracy and macro-F1 of classifiers on the same texts, the best first."""
     ranked = sorted(scores.items(), key=lambda pair: -pair[1].accuracy)
-    rows = [[name, units.percent(one.accuracy), units.percent(one.macro_f1)] for name, one in ranked]
+    rows = [[retold(name), units.percent(one.accuracy), units.percent(one.macro_f1)] for name, one in ranked]
     return [[tr("classifier"), tr("accuracy"), tr("macro-F1")], *rows]
 
 
@@ -65,6 +65,7 @@ def verdict(scores: "Mapping[str, Scores]") -> str:
     """Whether the first classifier is worth its price: it beside the best of the others."""
     (own, ours), *others = scores.items()
     best, theirs = max(others, key=lambda pair: pair[1].accuracy)
+    own, best = retold(own), retold(best)
     points = 100 * (ours.accuracy - theirs.accuracy)
     if not points:
         return tr("{ours} equals {best}", ours=own, best=best)

@@ -4,7 +4,7 @@ The cost model is asked, not the clock: at each size the predicted pass with the
 without it, on the ceilings that were measured here. What kernels take beyond those limits is known only where they ran.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from labkit.core.workload import WorkloadSpec
 from labkit.model.config import ModelConfig
 from labkit.model.source import sizes_of
 from labkit.optimizations import Bound, Optimization, Slot, bind
+from labkit.ui import units
 from labkit.ui.forecast import cost_of
+from labkit.ui.language import tr
 
 LEAST_GAIN = 1.02
 """Predicted ratio above which a technique counts as paying; less could not be told from noise."""
-
-_BASIS = "By bytes, arithmetic and dispatch alone"  # what slow kernels add is in the Run's own terms
 
 SIZES = tuple(2**power for power in range(11))
 
@@ -42,20 +42,28 @@ class Crossover:
     def text(self) -> str:
         """The finding in one sentence."""
         pays = [gain >= LEAST_GAIN for gain in self.gains]
-        span = f"{self.axis} {self.sizes[0]:,} to {self.sizes[-1]:,}"
-        if not any(pays):
-            return f"{_BASIS}, {self.technique} should not pay at any {span}."
-        if all(pays):
-            return f"{_BASIS}, {self.technique} should pay at every {span}: {self._factors()}."
-        changes = [
-            f"{'starts' if now else 'stops'} to pay at {self.axis} {size:,}"
-            for before, now, size in zip(pays, pays[1:], self.sizes[1:], strict=False)
-            if before != now
-        ]
-        return f"{_BASIS}, {self.technique} {' and '.join(changes)}: {self._factors()}."
+        return tr(
+            "By bytes, arithmetic and dispatch alone, {technique} {told}{factors}.",  # not by what slow kernels add
+            technique=self.technique,
+            told=tr(", ").join(self._changes(pays)) or self._throughout(is_paying=pays[0]),
+            factors=self._factors() if any(pays) else "",
+        )
+
+    def _changes(self, pays: Sequence[bool]) -> Iterator[str]:
+        for before, now, size in zip(pays, pays[1:], self.sizes[1:], strict=False):
+            if before != now:
+                told = "starts to pay at {axis} {size}" if now else "stops to pay at {axis} {size}"
+                yield tr(told, axis=tr(self.axis), size=units.count(size))
+
+    def _throughout(self, *, is_paying: bool) -> str:
+        always, never = "should pay at every {axis} {low} to {high}", "should not pay at any {axis} {low} to {high}"
+        low, high = (units.count(self.sizes[at]) for at in (0, -1))
+        return tr(always if is_paying else never, axis=tr(self.axis), low=low, high=high)
 
     def _factors(self) -> str:
-        return f"{self.gains[0]:.2f}× at {self.sizes[0]:,}, {self.gains[-1]:.2f}× at {self.sizes[-1]:,}"
+        first, last = (f"{self.gains[at]:.2f}" for at in (0, -1))
+        low, high = (units.count(self.sizes[at]) for at in (0, -1))
+        return tr(": {first}× at {low}, {last}× at {high}", first=first, last=last, low=low, high=high)
 
 
 def crossovers(run: Run, cache_folder: Path) -> tuple[Crossover, ...]:

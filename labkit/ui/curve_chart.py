@@ -35,5 +35,5 @@ def scaling(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
     ax.set_xticks(sorted({num for curve in found for num in curve.rates}))
     caption(ax, theme, x="cores", y="output tokens per second")
     plain_legend(ax.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink, loc="upper left"))
-    finding = " ".join(text for curve in found for text in told(curve))
+    finding = tr(" ").join(text for curve in found for text in told(curve))
     return Picture("scaling", tr("Scaling"), finding, figure, redraw=lambda other: scaling(runs, theme=other))

@@ -136,15 +136,26 @@ def gil_told(gil: GilShare) -> list[str]:
     shared, apart = gil.threads_per_s / gil.alone_per_s, gil.processes_per_s / gil.alone_per_s
     bounds = units.interval(*gil.bounds, units.percent)
     sentences = [
-        f"The interpreter's lock: one engine alone makes {units.rate(gil.alone_per_s)}; two in two threads of one "
-        f"process {units.rate(gil.threads_per_s)} ({units.ratio(shared)}); two in a process each "
-        f"{units.rate(gil.processes_per_s)} ({units.ratio(apart)}).",
-        f"Python holds the lock for about {units.percent(gil.share)} of a step's time; the lowest and the highest of "
-        f"{len(gil.ratios)} rounds say {bounds}.",
+        tr(
+            "The interpreter's lock: one engine alone makes {alone}; two in two threads of one process {threads} "
+            "({shared}); two in a process each {processes} ({apart}).",
+            alone=units.rate(gil.alone_per_s),
+            threads=units.rate(gil.threads_per_s),
+            shared=units.ratio(shared),
+            processes=units.rate(gil.processes_per_s),
+            apart=units.ratio(apart),
+        ),
+        tr(
+            "Python holds the lock for about {share} of a step's time; the lowest and the highest of {num} rounds say "
+            "{bounds}.",
+            share=units.percent(gil.share),
+            num=len(gil.ratios),
+            bounds=bounds,
+        ),
     ]
     if gil.contention > MAX_CONTENTION:
-        taken = units.percent(gil.contention)
-        sentences.append(f"Other work took {taken} of core time meanwhile: measure again on a calm machine.")
+        told = "Other work took {taken} of core time meanwhile: measure again on a calm machine."
+        sentences.append(tr(told, taken=units.percent(gil.contention)))
     return sentences
 
 
@@ -152,6 +163,6 @@ def conclude(runs: Sequence[Run], *, gil: GilShare | None, is_stdout: bool) -> d
     """Show all of it in sentences; returns it as plain data for JSON."""
     found = curves(runs)
     sentences = [sentence for curve in found for sentence in told(curve)] + (gil_told(gil) if gil else [])
-    nothing = ["no curve: fewer than two valid Runs of a kind"]
-    console.show_paragraphs("Scaling", sentences or nothing, is_stdout=is_stdout)
+    nothing = [tr("no curve: fewer than two valid Runs of a kind")]
+    console.show_paragraphs(tr("Scaling"), sentences or nothing, is_stdout=is_stdout)
     return {"scaling": {curve.way: curve.to_dict() for curve in found}, "gil": gil.to_dict() if gil else None}

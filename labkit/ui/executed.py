@@ -77,7 +77,7 @@ def strip(notebook: "NotebookNode", paths: Mapping[str, str]) -> None:
                 output["metadata"] = {}
             fields = output.get("data", output)
             if fields.pop(_WIDGET, None):
-                fields["text/plain"] = "widgets: run this cell to use them"
+                fields["text/plain"] = tr("widgets: run this cell to use them")
             for name, value in fields.items():
                 if isinstance(value, str):
                     fields[name] = _shortened(value, paths)

@@ -54,7 +54,7 @@ def explanation(runs: Sequence[Run], comparison: Comparison | None) -> tuple[str
             parts = [*_bounds(run.limit or {}), *_terms(run.prediction), *_residual(run)]
             if baseline is not None and baseline.prediction and run.id in verdicts:
                 parts += _changes(baseline, run, verdicts[run.id])
-            paragraphs.append(tr("{name}: {told}", name=names[run.id], told=" ".join(parts)))
+            paragraphs.append(tr("{name}: {told}", name=names[run.id], told=tr(" ").join(parts)))
     return tuple(paragraphs)
 
 
@@ -77,7 +77,12 @@ def _terms(prediction: Mapping[str, object]) -> Iterator[str]:
     terms = _seconds(prediction)
     total_s = sum(terms.values())
     told = [
-        f"{_named(name)} {units.seconds(seconds)} ({units.percent(seconds / total_s)})"
+        tr(
+            "{term} {time} ({share})",
+            term=_named(name),
+            time=units.seconds(seconds),
+            share=units.percent(seconds / total_s),
+        )
         for name, seconds in sorted(terms.items(), key=lambda term: -term[1])
         if seconds >= _LEAST_SHARE * total_s > 0
     ]

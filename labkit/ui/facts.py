@@ -14,6 +14,9 @@ from labkit.ui.language import lesson, tr
 
 _EFFORTS = {"quick": "quick (a quick look: short warm-up, few blocks)"}
 
+_MARK = "Reference: "
+"""How the paragraph of a lesson begins that names its sources."""
+
 _UNITS: Mapping[str, units.Formatter] = {
     "_bytes": units.size,
     "_s": units.seconds,
@@ -96,7 +99,8 @@ def lesson_of(technique: type[Optimization]) -> Lesson:
     paragraphs = tuple(" ".join(block.split()) for block in blocks if block.strip())
     if (told := lesson(technique.name)) is not None:
         title, *shorter = told
-        return Lesson(technique.name, title, (*shorter, *(one for one in paragraphs if one.startswith("Reference: "))))
+        works = (tr("Reference: {works}", works=one[len(_MARK) :]) for one in paragraphs if one.startswith(_MARK))
+        return Lesson(technique.name, title, (*shorter, *works))
     return Lesson(technique.name, technique.title, paragraphs)
 
 

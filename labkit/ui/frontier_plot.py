@@ -51,7 +51,7 @@ def picture(frontier: Frontier, *, theme: Theme = LIGHT) -> Picture | None:
     axes[2].set_ylim(bottom=0)
     legend = figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, handlelength=4, labelcolor=theme.ink)
     plain_legend(legend)
-    return Picture("frontier", tr("Latency and goodput under load"), " ".join(frontier.findings), figure)
+    return Picture("frontier", tr("Latency and goodput under load"), tr(" ").join(frontier.findings), figure)
 
 
 def _at(metric: str) -> _Read:

@@ -14,7 +14,7 @@ from labkit.interview.progress import ALLOWED_S, Progress
 from labkit.interview.reader import Reader
 from labkit.ui import units
 from labkit.ui.interviewing import Presented, present, topics, verdict
-from labkit.ui.language import tr
+from labkit.ui.language import retold, tr
 
 Read = Callable[[], str | None]
 Say = Callable[[str], None]
@@ -115,7 +115,7 @@ class Dialog:
             except UsageError as error:
                 if not self.is_patient:
                     raise
-                self.say(str(error))
+                self.say(retold(str(error)))
         return None
 
     def _keep(self, shown: Presented, answer: str, grade: Grade, took_s: float) -> None:

@@ -19,7 +19,7 @@ from labkit.interview.reader import COMMAND, Reader
 from labkit.model.source import sizes_of
 from labkit.ui import units
 from labkit.ui.history import open_store
-from labkit.ui.language import tr
+from labkit.ui.language import retold, tr
 
 _FORMS: Mapping[str, units.Formatter] = {
     "_bytes_per_s": units.bandwidth,
@@ -204,7 +204,7 @@ def _entry(question: Question, reader: Reader) -> dict[str, Any]:
     try:
         return {**entry, "question": present(question, reader).text, "missing": ""}
     except Unavailable as error:
-        return {**entry, "question": "", "missing": str(error)}
+        return {**entry, "question": "", "missing": retold(str(error))}
 
 
 def _latest(fingerprint: str) -> Run | None:

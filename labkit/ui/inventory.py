@@ -115,7 +115,7 @@ def run_rows(runs: Sequence[Run]) -> Rows:
             str(run.workload.get("name", "")),
             run.device,
             run.label,
-            tr("valid") if run.is_valid else ", ".join(fault.code for fault in run.faults) or run.status,
+            tr("valid") if run.is_valid else ", ".join(fault.code for fault in run.faults) or tr(run.status),
         )
         for run in runs
     ]

@@ -1,7 +1,7 @@
 """Texts in the reader's language: English stands in the source, `texts/` holds the same in Chinese.
 
-`texts/phrases/` holds what this floor says, by the English; `texts/messages.json` what lower floors say, by patterns of
-the English; `texts/techniques.json` the lessons of techniques, by their names.
+`texts/phrases/` holds what this floor says, by the English; `texts/messages/` what lower floors say, by patterns of the
+English; `texts/techniques.json` the lessons of techniques and `texts/knobs.json` what their knobs are called, by name.
 """
 
 import json
@@ -23,13 +23,8 @@ def tr(text: str, /, **values: object) -> str:
 
 
 def retold(message: str) -> str:
-    """What a lower floor said in English, in the language in use; what no pattern fits stays English."""
-    if language() == "en":
-        return message
-    for pattern, told in _patterns():
-        if found := pattern.fullmatch(message):
-            return told.format(**found.groupdict())
-    return message
+    """What a lower floor said in English, in the language in use, parts within it too; what no pattern fits stays."""
+    return message if language() == "en" else _retold(message)
 
 
 def retold_fault(fault: Fault) -> str:
@@ -45,13 +40,15 @@ def lesson(technique: str) -> Sequence[str] | None:
     return None if language() == "en" else lessons().get(technique)
 
 
+def knob_name(technique: str, knob: str) -> str:
+    """What a knob is called in the language in use."""
+    return knob.replace("_", " ") if language() == "en" else knob_names()[technique][knob]
+
+
 @lru_cache(maxsize=1)
 def phrases() -> Mapping[str, str]:
     """Chinese by English, of all files together."""
-    texts: dict[str, str] = {}
-    for path in sorted((FOLDER / "phrases").glob("*.json")):
-        texts |= json.loads(path.read_text(encoding="utf-8"))
-    return texts
+    return _texts("phrases")
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +60,28 @@ def lessons() -> Mapping[str, Sequence[str]]:
 @lru_cache(maxsize=1)
 def messages() -> Mapping[str, str]:
     """Chinese by English, of messages of lower floors, with names in braces for what varies."""
-    return dict(json.loads((FOLDER / "messages.json").read_text(encoding="utf-8")))
+    return _texts("messages")
+
+
+@lru_cache(maxsize=1)
+def knob_names() -> Mapping[str, Mapping[str, str]]:
+    """What knobs are called in Chinese, by technique and name."""
+    return dict(json.loads((FOLDER / "knobs.json").read_text(encoding="utf-8")))
+
+
+def _texts(folder: str) -> Mapping[str, str]:
+    texts: dict[str, str] = {}
+    for path in sorted((FOLDER / folder).glob("*.json")):
+        texts |= json.loads(path.read_text(encoding="utf-8"))
+    return texts
+
+
+@lru_cache(maxsize=256)
+def _retold(message: str) -> str:
+    for pattern, told in _patterns():
+        if found := pattern.fullmatch(message):
+            return told.format(**{name: _retold(part) for name, part in found.groupdict().items()})
+    return message
 
 
 @lru_cache(maxsize=1)
@@ -75,4 +93,5 @@ def _patterns() -> Sequence[tuple[re.Pattern[str], str]]:
 
 def _pattern(template: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", template)  # texts and names take turns
-    return re.compile("".join(f"(?P<{part}>.+)" if index % 2 else re.escape(part) for index, part in enumerate(parts)))
+    form = "".join(f"(?P<{part}>.*?)" if index % 2 else re.escape(part) for index, part in enumerate(parts))
+    return re.compile(form, re.DOTALL)

@@ -105,7 +105,7 @@ def latency(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
         _extremes(drawn, f"{metric}.p50", f"median {title.lower()}", units.seconds, has_low_first=True)
         for metric, title in shown.items()
     )
-    finding = " ".join(filter(None, told))
+    finding = tr(" ").join(filter(None, told))
     return Picture("latency", tr("Latency distribution"), finding or tr("Too few samples to state a median."), figure)
 
 
@@ -123,7 +123,7 @@ def phases(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
         _extremes(drawn, "prefill_tok_per_s", "prefill rate", units.rate, has_low_first=False),
         _extremes(drawn, "decode_tok_per_s", "decode rate", units.rate, has_low_first=False),
     )
-    return Picture("phases", tr("Prefill and decode, apart"), " ".join(filter(None, found)), figure)
+    return Picture("phases", tr("Prefill and decode, apart"), tr(" ").join(filter(None, found)), figure)
 
 
 def quality_speed(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:

@@ -62,11 +62,11 @@ def verdicts(runs: Sequence[Run], comparison: Comparison | None) -> tuple[Senten
 
 def _verdict(name: str, run: Run, row: Row | None, measure: str | None, *, metric: str, is_baseline: bool) -> Sentence:
     if run.status != "done":
-        why = run.error or tr("no reason known")
-        rest = tr(" was not measured to the end ({status}): {why}.", status=run.status, why=why)
+        why = retold(run.error) if run.error else tr("no reason known")
+        rest = tr(" was not measured to the end ({status}): {why}.", status=tr(run.status), why=why)
         return Sentence(name, rest, "invalid")
     if run.faults:
-        faults = " ".join(tr("{fault}.", fault=retold_fault(fault)) for fault in run.faults)
+        faults = tr(" ").join(tr("{fault}.", fault=retold_fault(fault)) for fault in run.faults)
         return Sentence(name, tr(" is not compared. {faults}", faults=faults), "invalid")
     if row is not None and row.decision is None:
         return Sentence(name, tr(" is not compared: {why}.", why=retold(row.refusal)), "refused")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from labkit.core.paths import data_path
 from labkit.core.run import Run
+from labkit.ui.language import tr
 from labkit.ui.sweeping import runs_of
 
 
@@ -24,6 +25,8 @@ def recorded(device: str, folder: Path | None = None) -> tuple[Run, ...]:
 def context(runs: Sequence[Run], device: str) -> str:
     """Whose Runs they are and of when, or that there are none."""
     if not runs:
-        return f"No Run on {device} has been recorded yet, so nothing here was measured on one."
-    machines = dict.fromkeys(f"{one.machine['gpu'] or one.machine['cpu']} on {one.created_utc[:10]}" for one in runs)
-    return f"Recorded on another machine, not on this one: {'; '.join(machines)}."
+        return tr("No Run on {device} has been recorded yet, so nothing here was measured on one.", device=device)
+    machines = dict.fromkeys(
+        tr("{name} on {day}", name=one.machine["gpu"] or one.machine["cpu"], day=one.created_utc[:10]) for one in runs
+    )
+    return tr("Recorded on another machine, not on this one: {machines}.", machines=tr("; ").join(machines))

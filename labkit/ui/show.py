@@ -142,7 +142,7 @@ def roofline(runs: Sequence[Run]) -> Shown:
     """Prefill and decode of each Run under the roof that memory and arithmetic make."""
     day, night = drawn_roofline(runs), drawn_roofline(runs, theme=DARK)
     if day is None:
-        return Shown(text := "No valid Run with a known limit: nothing to draw.", tag("p", text))
+        return Shown(text := tr("No valid Run with a known limit: nothing to draw."), tag("p", text))
     return themed(day, night, roofline_rows(runs))
 
 

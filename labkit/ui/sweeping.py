@@ -7,6 +7,7 @@ from pathlib import Path
 
 from labkit.core.errors import StoreError, UsageError
 from labkit.core.goodput import KEPT_SHARE, Limits
+from labkit.core.language import language
 from labkit.core.paths import cache_folder
 from labkit.core.run import Run
 from labkit.runner.plan import Plan
@@ -17,6 +18,7 @@ from labkit.ui import console, document, facts, page, units
 from labkit.ui.figure import DARK
 from labkit.ui.frontier import Frontier
 from labkit.ui.history import open_store
+from labkit.ui.language import tr
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.measuring import CANCELLED, DONE, INVALID, cancel_by_ctrl_c, note
 from labkit.ui.stylesheet import CSS
@@ -120,12 +122,12 @@ def html_page(frontiers: Mapping[str, Frontier], limits: Limits) -> str:
         "head",
         tag("meta", attributes={"charset": "utf-8"}),
         tag("meta", attributes={"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        tag("title", "labkit: sweep"),
+        tag("title", tr("labkit sweep")),
         tag("style", Html(CSS)),
     )
-    lede = tag("header", tag("h1", "labkit sweep"), tag("p", _limits(limits), css="lede"))
+    lede = tag("header", tag("h1", tr("labkit sweep")), tag("p", _limits(limits), css="lede"))
     body = tag("body", tag("main", lede, *sections))
-    return join((Html("<!doctype html>\n"), tag("html", head, body, attributes={"lang": "en"}), "\n"))
+    return join((Html("<!doctype html>\n"), tag("html", head, body, attributes={"lang": language()}), "\n"))
 
 
 def check_targets(json: str | None, html: Path | None) -> None:
@@ -151,7 +153,7 @@ def _measuring(store: Store, cancel: threading.Event) -> Callable[[Plan], Sequen
 
 
 def _rate(plan: Plan) -> str:
-    return "all at once" if plan.spec.rate_per_s is None else units.rate(plan.spec.rate_per_s, "requests/s")
+    return tr("all at once") if plan.spec.rate_per_s is None else units.rate(plan.spec.rate_per_s, "requests/s")
 
 
 def _section(name: str, frontier: Frontier) -> Html:
@@ -169,13 +171,16 @@ def _section(name: str, frontier: Frontier) -> Html:
 
 def _title(name: str, frontier: Frontier) -> str:
     run = frontier.runs[0]
-    return f"{name}: {run.model['name']} under load, {run.workload['num_requests']} requests a pass"
+    model, num = run.model["name"], units.count(run.workload["num_requests"])
+    return tr("{name}: {model} under load, {num} requests a pass", name=name, model=model, num=num)
 
 
 def _limits(limits: Limits) -> str:
-    return (
-        f"Within the limits: first token within {units.seconds(limits.ttft_s)}, later ones within "
-        f"{units.seconds(limits.tpot_s)} each. A recipe keeps up with a rate where at least "
-        f"{units.percent(KEPT_SHARE)} of it are done and the time in the queue does not grow; a percentile is the "
-        "rarest that the samples tell"
+    return tr(
+        "Within the limits: first token within {ttft}, later ones within {tpot} each. A recipe keeps up with a rate "
+        "where at least {share} of it are done and the time in the queue does not grow; a percentile is the rarest "
+        "that the samples tell",
+        ttft=units.seconds(limits.ttft_s),
+        tpot=units.seconds(limits.tpot_s),
+        share=units.percent(KEPT_SHARE),
     )

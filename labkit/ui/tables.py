@@ -116,7 +116,8 @@ def results(runs: Sequence[Run], comparison: Comparison | None) -> Table:
 def faults(run: Run) -> tuple[str, ...]:
     """Why the Run's figures may not be used, a line each; () for a valid Run."""
     if run.status != "done":
-        ended = f"{run.status.upper()}: {run.error or tr('the Run did not end')}"
+        why = retold(run.error) if run.error else tr("the Run did not end")
+        ended = tr("{name}: {told}", name=tr(run.status).upper(), told=why)
         return (ended, *map(retold_fault, run.faults))
     return tuple(map(retold_fault, run.faults))
 
@@ -286,7 +287,7 @@ def _quality(run: Run, *, measure: str) -> Cell:
 
 def _verdict(run: Run, row: Row | None, *, is_baseline: bool) -> Verdict:
     if run.status != "done":
-        return Verdict("invalid", Cell(run.status.upper()))
+        return Verdict("invalid", Cell(tr(run.status).upper()))
     if run.faults:
         return Verdict("invalid", Cell("INVALID", ", ".join(fault.code for fault in run.faults)))
     if is_baseline:

@@ -48,7 +48,7 @@ def size(value: float | None) -> str:
 def rate(value: float | None, per: str = "tok/s") -> str:
     """A rate with its unit: `182 tok/s`."""
     text = number(value)
-    return text if text == MISSING else f"{text} {per}"
+    return text if text == MISSING else f"{text} {tr(per)}"
 
 
 def bandwidth(value: float | None) -> str:

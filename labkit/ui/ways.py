@@ -112,7 +112,7 @@ def ways(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | None:
         ax.set_xlim(0, end)
         ax.set_xticks([])
         caption(ax, theme, title=wrapped(shown.title, _TITLE_WIDTH))
-    finding = " ".join(sentences(runs))
+    finding = tr(" ").join(sentences(runs))
     return Picture("ways", tr("Ways to use more cores"), finding, figure, redraw=lambda other: ways(runs, theme=other))
 
 

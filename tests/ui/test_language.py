@@ -5,10 +5,11 @@ import json
 import random
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from labkit.bench import validity
@@ -18,15 +19,19 @@ from labkit.core.goodput import Limits
 from labkit.core.language import VARIABLE, is_chinese
 from labkit.core.run import Fault, Pass, Run
 from labkit.optimizations import CATALOG
-from labkit.ui import facts, prose, report, ways
+from labkit.text.corpus import Corpus, Document
+from labkit.text.scores import Scores, compared
+from labkit.ui import facts, prose, readings, report, ways
 from labkit.ui.chart_tables import charted
+from labkit.ui.crossover import Crossover
 from labkit.ui.curves import LAWS
 from labkit.ui.explain import explanation
 from labkit.ui.frontier import HEAD, Frontier
-from labkit.ui.language import FOLDER, lessons, messages, phrases, retold, retold_fault, tr
+from labkit.ui.language import FOLDER, knob_name, knob_names, lessons, phrases, retold, retold_fault, tr
 from labkit.ui.readings import QUALITY
 from labkit.ui.tables import _columns
 from tests.ui.conftest import make_run, make_trace, session_runs
+from tests.ui.test_tradeoff import searches
 
 ROOT = Path(__file__).parents[2] / "labkit"
 TREES = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))]
@@ -72,6 +77,10 @@ def looked_up() -> Iterator[str]:
         yield from (measure.title, measure.reference, measure.better)
     yield from (shown.title for shown in ways.FIGURES)
     yield from (way.replace("_", " ") for way in ways.WAYS)
+    yield from ("batch", "prompt length", "starts to pay at {axis} {size}", "stops to pay at {axis} {size}")
+    yield from ("should pay at every {axis} {low} to {high}", "should not pay at any {axis} {low} to {high}")
+    yield from (rate.unit for rate in readings._RATES.values())
+    yield from ("interrupted", "failed")
     for kind in CATALOG:
         yield from (spec.metadata["help"] for spec in fields(kind))
         if not kind.slot.is_stacking:
@@ -123,7 +132,7 @@ def test_a_lesson_keeps_its_references(chinese: None) -> None:
     for kind in CATALOG:
         lesson = facts.lesson_of(kind)
         assert is_chinese(lesson.paragraphs[0])
-        assert lesson.paragraphs[-1].startswith("Reference: ")
+        assert lesson.paragraphs[-1].startswith("参考：")
 
 
 def faults() -> list[Fault]:
@@ -186,21 +195,37 @@ def test_refusals_are_told(chinese: None) -> None:
         assert is_chinese(retold(row.refusal)), row.refusal
 
 
-def test_messages_name_the_same_in_both_languages_and_are_said_below() -> None:
-    for english, chinese in messages().items():
-        assert names(chinese) == names(english)
-        assert is_chinese(chinese)
-
-
-def test_what_no_pattern_fits_stays_as_it_is(chinese: None) -> None:
-    assert retold("nobody ever said this") == "nobody ever said this"
+def test_what_has_no_translation_stays_as_it_is(chinese: None) -> None:
     assert tr("nobody ever said this") == "nobody ever said this"
+
+
+def test_every_knob_has_a_name(chinese: None) -> None:
+    assert {kind.name: {spec.name for spec in fields(kind)} for kind in CATALOG if fields(kind)} == {
+        technique: set(named) for technique, named in knob_names().items()
+    }
+    for kind in CATALOG:
+        assert all(is_chinese(knob_name(kind.name, spec.name)) for spec in fields(kind))
+
+
+@pytest.mark.parametrize(
+    ("gains", "told"),
+    [
+        ((2.0, 3.0, 4.0), "只按字节、计算和调度来算，quantize 在批大小 1 到 4 时都应有收益：1 时 2.00×，4 时 4.00×。"),
+        ((1.0, 1.0, 1.0), "只按字节、计算和调度来算，quantize 在批大小 1 到 4 时都不会有收益。"),
+        (
+            (1.0, 2.0, 1.0),
+            "只按字节、计算和调度来算，quantize 从批大小 2 起有收益，从批大小 4 起不再有收益：1 时 1.00×，4 时 1.00×。",
+        ),
+    ],
+)
+def test_where_a_technique_pays_is_told(chinese: None, gains: tuple[float, ...], told: str) -> None:
+    assert Crossover("quantize", "batch", (1, 2, 4), gains).text == told
 
 
 def leftovers(markup: str) -> set[str]:
     """English words that a page still holds besides names, units, recipes and references."""
     text = re.sub(
-        r"<(style|code|script|dl)\b.*?</\1>|<p>Reference: .*?</p>|data:image[^\x22]*|&#x27;|&\w+;",
+        r"<(style|code|script|dl)\b.*?</\1>|<p>参考：.*?</p>|data:image[^\x22]*|&#x27;|&\w+;",
         " ",
         markup,
         flags=re.DOTALL,
@@ -211,12 +236,39 @@ def leftovers(markup: str) -> set[str]:
     return {word for word in words if word not in LATIN and not re.fullmatch(r"p\d+", word)}
 
 
-def test_a_chinese_report_holds_no_english_sentence(chinese: None) -> None:
-    runs = session_runs(is_faulty=False)
+def generating() -> Sequence[Run]:
+    """Runs of the engine."""
+    return session_runs(is_faulty=False)
+
+
+def searching() -> Sequence[Run]:
+    """Runs of a search."""
+    return searches(make_run)
+
+
+def classifying() -> Sequence[Run]:
+    """Runs of a classifier, with what simpler ones reach."""
+    train = Corpus.of([Document("high wave", "sea", "m", "one"), Document("low cloud", "sky", "m", "two")])
+    scores = Scores(("sea", "sky"), np.array([[9, 1], [5, 5]]))
+    build = {"scores": {name: one.fields for name, one in compared("RNN, gru cells", scores, train, train).items()}}
+    return [make_run(recipe, build=build, quality={"accuracy": 0.7}) for recipe in ("", "rnn_cell")]
+
+
+def ended_early() -> Sequence[Run]:
+    """Runs that failed or were interrupted."""
+    return [
+        make_run("", status="failed", error="baseline on cpu: worker 7 was killed by SIGKILL", passes=(), metrics={}),
+        make_run("kv_cache", status="interrupted", error="cancelled", passes=(), metrics={}),
+    ]
+
+
+@pytest.mark.parametrize("measured", [generating, searching, classifying, ended_early])
+def test_a_chinese_report_holds_no_english_sentence(chinese: None, measured: Callable[[], Sequence[Run]]) -> None:
+    runs = measured()
     page = report.html(runs, compare(runs))
     assert '<html lang="zh">' in page
     allowed = {word for run in runs for word in re.findall(r"[A-Za-z]\w+", f"{run.recipe} {run.id} {run.group}")}
-    allowed |= {"pylm", "chat", "baseline", "cpu"}
+    allowed |= {"pylm", "chat", "baseline", "cpu", "sea", "sky", "gru", "SIGKILL"}
     found = leftovers(page) - allowed
     # code names inside lessons, and titles of techniques that stay as they are
     known = set(re.findall(r"[A-Za-z][\w-]+", " ".join(" ".join(told) for told in lessons().values())))

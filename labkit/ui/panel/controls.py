@@ -9,7 +9,7 @@ import ipywidgets as widgets
 from labkit.core.recipe import KnobValue
 from labkit.optimizations import Optimization, Slot
 from labkit.ui.facts import lesson_of
-from labkit.ui.language import tr
+from labkit.ui.language import knob_name, tr
 from labkit.ui.markup import tag
 from labkit.ui.panel.switchboard import Steps, missing
 
@@ -36,7 +36,7 @@ class Knobs:
     """The knobs of one technique; hidden while it is off."""
 
     def __init__(self, kind: type[Optimization], on_change: OnChange) -> None:
-        self._widgets: dict[str, Any] = {spec.name: _knob(spec) for spec in fields(kind)}
+        self._widgets: dict[str, Any] = {spec.name: _knob(kind.name, spec) for spec in fields(kind)}
         for widget in self._widgets.values():
             widget.observe(lambda _: on_change(), "value")
         self.box = widgets.HBox(list(self._widgets.values()), layout=widgets.Layout(flex_flow="row wrap"))
@@ -96,15 +96,19 @@ class Pick:
         self._pick = widgets.Dropdown(
             description=tr(slot.value.replace("_", " ")),
             options=[(tr("none"), _OFF), *((lesson_of(kind).title, kind.name) for kind in kinds if not reasons[kind])],
-            tooltip="\n".join(f"{one.title}: {one.paragraphs[0]}" for one in map(lesson_of, kinds)),
+            tooltip="\n".join(
+                tr("{name}: {told}", name=one.title, told=one.paragraphs[0]) for one in map(lesson_of, kinds)
+            ),
             style=_WIDE,
             layout=widgets.Layout(width="260px"),
         )
         self._pick.observe(lambda _: self._show_knobs(), "value")
         self._pick.observe(lambda _: on_change(), "value")
         self._show_knobs()
-        absent = [f"{lesson_of(kind).title}: {reason}" for kind, reason in reasons.items() if reason]
-        notes = [widgets.HTML(tag("small", "; ".join(absent)))] if absent else []
+        absent = [
+            tr("{name}: {told}", name=lesson_of(kind).title, told=reason) for kind, reason in reasons.items() if reason
+        ]
+        notes = [widgets.HTML(tag("small", tr("; ").join(absent)))] if absent else []
         parts = [self._pick, *(knobs.box for knobs in self._knobs.values()), *notes]
         self.box = widgets.HBox(parts, layout=widgets.Layout(align_items="center", flex_flow="row wrap"))
 
@@ -135,9 +139,9 @@ def controls(slots: Mapping[Slot, Sequence[type[Optimization]]], on_change: OnCh
     return made
 
 
-def _knob(spec: "Field[Any]") -> widgets.Widget:
+def _knob(technique: str, spec: "Field[Any]") -> widgets.Widget:
     rule = spec.metadata
-    about = {"description": spec.name.replace("_", " "), "tooltip": tr(rule["help"]), "style": _WIDE}
+    about = {"description": knob_name(technique, spec.name), "tooltip": tr(rule["help"]), "style": _WIDE}
     if rule["is_open"]:
         layout = widgets.Layout(width="170px")
         return widgets.Combobox(  # a text counts once it is whole

@@ -13,7 +13,7 @@ from labkit.interview.grading import grade_points
 from labkit.interview.progress import ALLOWED_S, Progress, mock, order
 from labkit.ui import interviewing, page, show, units
 from labkit.ui.interviewing import Presented
-from labkit.ui.language import tr
+from labkit.ui.language import retold, tr
 from labkit.ui.markup import Html, join, tag
 from labkit.ui.panel.languages import switch
 from labkit.ui.panel.parts import button, said
@@ -169,7 +169,7 @@ class Interview:
             try:
                 action()
             except LabkitError as error:
-                self._graded.value = said(str(error), css="invalid")
+                self._graded.value = said(retold(str(error)), css="invalid")
 
         return act
 

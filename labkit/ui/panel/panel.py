@@ -20,7 +20,7 @@ from labkit.ui import prose, show
 from labkit.ui.document import comparisons_of
 from labkit.ui.forecast import Forecast, forecast
 from labkit.ui.frontier import Frontier
-from labkit.ui.language import tr
+from labkit.ui.language import retold, tr
 from labkit.ui.markup import Html, tag
 from labkit.ui.panel import switchboard
 from labkit.ui.panel.controls import controls
@@ -137,7 +137,7 @@ class Panel:
         try:
             asked = self._load.asked
         except LabkitError as error:
-            self._say(str(error), css="invalid")
+            self._say(retold(str(error)), css="invalid")
             return
 
         def sweeping(lab: Lab) -> Work:
@@ -337,7 +337,7 @@ class Panel:
                     cache_folder=self._lab.home / "cache",
                 )
             except LabkitError as error:
-                self._message.value = said(str(error), css="invalid")
+                self._message.value = said(retold(str(error)), css="invalid")
         self._refresh()
         self._forecast = expected
         self._foresee()
@@ -371,7 +371,7 @@ class Panel:
 
     def _show_progress(self, progress: Progress) -> None:
         self._progress.value = progress.fraction
-        self._progress_text.value = progress.text
+        self._progress_text.value = retold(progress.text)
 
     def _end(self, runs: Sequence[Run], error: Exception | None) -> None:
         self._stopped(error, is_cancelled=any(run.error == "cancelled" for run in runs))
@@ -390,9 +390,9 @@ class Panel:
         self._progress_text.value = tr("cancelled" if is_cancelled else "stopped" if error is not None else "done")
         if error is not None:
             text = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
-            self._say(" ".join(text.split()), css="invalid")
+            self._say(retold(" ".join(text.split())), css="invalid")
         elif problems := self._measuring.problems:
-            self._say("; ".join(problems), css="invalid")
+            self._say(tr("; ").join(map(retold, problems)), css="invalid")
 
     def _switched_after(self, kept: Sequence[Run]) -> None:
         self._refresh()  # buttons first, pictures take longer
@@ -451,7 +451,7 @@ class Panel:
         try:
             self._stored = self._lab.stored(limit=_NUM_STORED)
         except LabkitError as error:
-            self._history.value = said(str(error), css="invalid")
+            self._history.value = said(retold(str(error)), css="invalid")
             return
         groups = dict.fromkeys(run.group for run in self._stored)
         named = [(_session_name([run for run in self._stored if run.group == group]), group) for group in groups]

@@ -14,7 +14,7 @@ from labkit.core.workload import WORKLOADS, WorkloadSpec, resized
 from labkit.model.source import MODELS
 from labkit.runner.systems import DEFAULT_MODEL, ENGINE, workloads
 from labkit.ui import units
-from labkit.ui.language import tr
+from labkit.ui.language import retold, tr
 from labkit.ui.markup import tag
 
 _MAX_REQUESTS = 4096
@@ -134,7 +134,7 @@ def _missing(device: str) -> str:
     try:
         machine(device)
     except Unavailable as error:
-        return str(error)
+        return retold(str(error))
     return ""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from labkit.core.errors import UsageError
 from labkit.core.recipe import KnobValue, Recipe
 from labkit.optimizations import Optimization, Slot, bind, techniques
+from labkit.ui.language import retold, tr
 
 Steps = Mapping[str, Mapping[str, KnobValue]]
 """Techniques that are on, each with all its knobs."""
@@ -33,7 +34,7 @@ def read(text: str, system: str = "engine") -> Reading:
     try:
         bound = bind(text, system=system)
     except UsageError as error:
-        return Reading(text, {}, str(error))
+        return Reading(text, {}, retold(str(error)))
     steps = {one.name: {key: getattr(one, key) for key in knobs_of(type(one))} for one in bound.optimizations}
     return Reading(bound.recipe.text, steps)
 
@@ -51,7 +52,11 @@ def slots(system: str = "engine") -> dict[Slot, tuple[type[Optimization], ...]]:
 
 def missing(kind: type[Optimization]) -> str:
     """Why this machine cannot have a technique; '' where it can."""
-    return "; ".join(f"{need.name}: {reason}" for need in kind.needs if (reason := need.missing()))
+    return tr("; ").join(
+        tr("{name}: {told}", name=retold(need.name), told=retold(reason))
+        for need in kind.needs
+        if (reason := need.missing())
+    )
 
 
 def knobs_of(kind: type[Optimization]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The panel over mock workers: what a reader can do with it, and what it must not do."""
 
+import html
 import random
 import re
 import sqlite3
@@ -17,17 +18,18 @@ pytest.importorskip("ipywidgets", reason="the extra notebooks is not installed")
 import ipywidgets as widgets
 
 from labkit.core.effort import EFFORTS
-from labkit.core.errors import Unavailable
+from labkit.core.errors import Unavailable, WorkerDied
 from labkit.core.language import VARIABLE
 from labkit.core.machine import DEVICES
 from labkit.core.workload import WORKLOADS
 from labkit.lab import Lab
 from labkit.model.source import MODELS
-from labkit.optimizations import techniques
+from labkit.optimizations import CATALOG, techniques
 from labkit.optimizations.kv_cache import KvCache
 from labkit.optimizations.quantize import Quantize
+from labkit.runner.plan import Progress
 from labkit.runner.store import FILE_NAME, Store
-from labkit.ui.language import lessons, phrases
+from labkit.ui.language import lessons, messages, phrases
 from labkit.ui.panel.panel import Panel
 from labkit.ui.panel.views import VIEWS
 from tests.runner.conftest import MOCK_WORKER, SPEC, no_process_left
@@ -316,27 +318,29 @@ def test_another_language_tells_everything_anew_and_keeps_what_was_set(
     assert english_of(panel.box) == set()
 
 
+@pytest.mark.parametrize("system", ["engine", "similarity", "classifier"])
+def test_a_chinese_panel_holds_no_english_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    monkeypatch.setenv(VARIABLE, "zh")
+    panel = Lab(system=system, home=tmp_path).panel()
+    for refused in ("kv_cach", "kv_cache(", "threads(num=0)"):
+        panel.recipe = refused
+        assert panel._message.value
+        assert english_of(panel.box) == set()
+    panel._show_progress(Progress(0.5, "block 2 of 8"))
+    assert panel._progress_text.value == "区组 2/8"
+    panel._stopped(WorkerDied("kv_cache: worker 7 was killed by SIGKILL"), is_cancelled=False)
+    assert "kv_cache：工作进程 7 被 SIGKILL 终止" in panel._outcome.value
+
+
 def english_of(box: widgets.Widget) -> set[str]:
-    """Words of names, tooltips and texts of a panel that no translation reached; knobs keep the names of recipes."""
-    knobs = {word for kind in techniques() for spec in fields(kind) for word in spec.name.split("_")}
-    known = {
-        *MODELS,
-        *WORKLOADS,
-        *EFFORTS,
-        *DEVICES,
-        *(kind.name for kind in techniques()),
-        "auto",
-        "token",
-        "language",
-        *knobs,
-    }
-    text = re.sub(r"<(style|code|small)\b.*?</\1>|<[^>]+>", " ", " ".join(words_of(box)), flags=re.DOTALL)
-    text = re.sub(
-        r"(cuda: |device )[^。]*?nvidia-smi finds no GPU here(; allowed: cpu)?|cuda: torch [^。]*?CUDA", " ", text
-    )
-    told = " ".join([*(word for one in lessons().values() for word in one), *phrases().values()])
-    seen = set(re.findall(r"[A-Za-z][\w-]{3,}", text)) - set(re.findall(r"[A-Za-z][\w-]+", told))
-    return seen - known
+    """Words of names, tooltips and texts of a panel that no translation reached, besides names that recipes have."""
+    known = {*MODELS, *WORKLOADS, *EFFORTS, *DEVICES, "stdlib", "auto", "token", "language"}
+    known |= {word for kind in CATALOG for word in (kind.name, *(spec.name for spec in fields(kind)))}
+    text = html.unescape(re.sub(r"<(style|code)\b.*?</\1>|<[^>]+>", " ", " ".join(words_of(box)), flags=re.DOTALL))
+    text = re.sub(r"'[^']*'", " ", text)  # what was asked
+    told = " ".join([*(word for one in lessons().values() for word in one), *phrases().values(), *messages().values()])
+    told = re.sub(r"\{\w+\}", " ", told)
+    return set(re.findall(r"[A-Za-z][\w-]{3,}", text)) - set(re.findall(r"[A-Za-z][\w-]+", told)) - known
 
 
 def words_of(widget: widgets.Widget) -> Iterator[str]:
