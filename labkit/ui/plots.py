@@ -148,7 +148,7 @@ def quality_speed(runs: Sequence[Run], *, theme: Theme = LIGHT) -> Picture | Non
     caption(ax, theme, x=f"{rate.counted} per second, logarithmic", y=f"{facts.title}, {facts.better} is better")
     name, _, fastest = max(drawn, key=lambda item: value(item[2], rate.metric) or 0.0)
     finding = tr(
-        "The fastest, {name}, gives {rate} at a {measure} of {value}.",
+        "The fastest, {name}, gives {rate} at {measure} {value}.",
         name=name,
         rate=rate.text(fastest),
         measure=tr(facts.title),
