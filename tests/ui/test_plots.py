@@ -52,7 +52,7 @@ def test_the_alt_text_states_the_finding(runs, comparison):
     assert "quantize + kv_cache has the highest output rate" in plots.throughput(runs, comparison).alt
     assert "the machine's limit for it is" in plots.throughput(runs, comparison).alt
     assert "quantize + kv_cache has the lowest median inter-token latency" in plots.latency(runs).alt
-    assert "perplexity ratio of 1.002" in plots.quality_speed(runs).alt
+    assert "at perplexity ratio 1.002" in plots.quality_speed(runs).alt
     assert "quantize + kv_cache needs the least memory" in plots.memory(runs).alt
 
 
