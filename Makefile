@@ -4,17 +4,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Lessons are run cell by cell, in a session of their own, so that their history is theirs. STRICT: what a cell prints
-# must be what it printed when it was committed.
-NBVAL := --nbval-current-env --nbval-cell-timeout 120
-STRICT := --nbval --nbval-sanitize-with notebooks/sanitize.cfg $(NBVAL)
-# What `make test` has the time to compare; of the other lessons it runs every cell, and only an error fails.
-# `make test-full` compares all.
+# Lessons are run cell by cell, in a session of their own, so that their history is theirs; what a cell prints must be
+# what it printed when it was committed.
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg
+# What `make test` has the time for: one lesson of each kind; `make test-full` runs all.
 LIGHT := $(addprefix notebooks/,$(addsuffix .ipynb,00_measuring_honestly 05_cpu_and_gpu 11_the_lab))
-HEAVY := $(filter-out $(LIGHT),$(wildcard notebooks/[0-9]*.ipynb))
-# Tests run side by side, each with a core of its own; what opens a browser or compares what was measured runs alone.
+# Tests run side by side, each with a core of its own; browsers and lessons run alone, or they would measure each other.
 JOBS ?= 2
-BESIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS)
+BESIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -32,15 +29,14 @@ lab: $(VENV)/.notebooks ## open JupyterLab on notebooks/
 	$(BIN)/labkit lab
 
 test: $(VENV)/.all ## run the tests that take seconds
-	$(BESIDE) --dist worksteal -m "not slow and not browser" tests
-	$(BESIDE) --dist loadfile --nbval-lax $(NBVAL) $(HEAVY)
+	$(BESIDE) -m "not slow and not browser" tests
 	$(BIN)/python -m pytest -m "not slow and browser" tests
-	$(BIN)/python -m pytest $(STRICT) $(LIGHT)
+	$(BIN)/python -m pytest $(NBVAL) $(LIGHT)
 
 test-full: $(VENV)/.all ## run all tests
-	$(BESIDE) --dist worksteal -m "not browser" tests
+	$(BESIDE) -m "not browser" tests
 	$(BIN)/python -m pytest -m browser tests
-	$(BIN)/python -m pytest $(STRICT) notebooks
+	$(BIN)/python -m pytest $(NBVAL) notebooks
 
 check: $(VENV)/.all ## lint, format, types, floors
 	$(BIN)/ruff check .
