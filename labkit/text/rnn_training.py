@@ -96,7 +96,7 @@ def _learn(module: RnnModule, optimizer: torch.optim.Optimizer, ids: Tensor, lab
 
 
 def walked(module: RnnModule, ids: Tensor) -> Tensor:
-    """`module(ids)`, [B, T] → logits [B, C], walked step by step; two to three times as fast to go back through.
+    """`module(ids)`, [B, T] → logits [B, C], walked step by step: for gated cells half the time of a training step.
 
     Going back through a packed sequence, torch fills an array of all steps with zeros in each of them.
     """
