@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -373,6 +374,23 @@ def test_the_doctor_shows_ceilings_in_units_and_as_json(home, monkeypatch, capsy
     assert all(text in shown for text in ("50.0 GB/s", "40.0 GFLOP/s", "2.00 µs", str(home)))
     assert cli.main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ceilings"]["dispatch_s"] == 2e-6
+
+
+def test_the_doctor_shows_what_a_gpu_can_do_where_there_is_one(home, monkeypatch, capsys):
+    from labkit.bench import ceilings
+    from labkit.bench.ceilings import DATASHEETS
+    from labkit.optimizations import Need
+    from labkit.ui import inventory
+
+    known = {"cpu": replace(DATASHEETS["A100"], link_bytes_per_s=None, dispatch_s=2e-6), "cuda": DATASHEETS["H100"]}
+    known["cuda"] = replace(known["cuda"], dispatch_s=5e-6)
+    monkeypatch.setattr(ceilings, "ceilings", lambda device, *_: known[device])
+    monkeypatch.setattr(inventory, "CUDA", Need("cuda", lambda: ""))
+    assert cli.main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("Ceilings of the GPU", "64.0 GB/s", "5.00 µs"))
+    assert cli.main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gpu_ceilings"]["name"] == DATASHEETS["H100"].name
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ Products are part of what is compiled where torch's is the only one there is. Wh
 those of integers and sparse weights, the layer is called from compiled code and takes what its probe found, as ever.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from itertools import count
 from typing import NamedTuple
@@ -129,10 +130,14 @@ class CompiledBlock(Block):
     Args:
         block: whose weights it has; its parts become this one's.
         enter, leave: compiled, as above.
+        is_graphed: whether steps that decode are to be recorded where they can be, see `labkit.engine.graphed`.
     """
 
-    def __init__(self, block: Block, enter: Callable[..., Tensor], leave: Callable[..., Tensor]) -> None:
+    def __init__(
+        self, block: Block, enter: Callable[..., Tensor], leave: Callable[..., Tensor], *, is_graphed: bool
+    ) -> None:
         nn.Module.__init__(self)
+        self.is_graphed = is_graphed
         self.self_attn, self.mlp = block.self_attn, block.mlp
         self.input_layernorm, self.post_attention_layernorm = block.input_layernorm, block.post_attention_layernorm
         self.mlp.is_native = False  # whoever asks learns that no row of it is a native kernel's
@@ -162,8 +167,6 @@ class CompiledBlock(Block):
         attention = self.self_attn
         if not self._is_compiled:
             self._compile(x)
-        if attention.index == 0:
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         batch, num_tokens, width = x.shape
         rows = x.reshape(-1, width)
         by_row = None if attention.is_native else _by_row(rotation, batch)
@@ -183,15 +186,24 @@ class CompiledBlock(Block):
             if num_rows > 1:
                 for tensor in (rows, mixed, *(rotation or ())):
                     torch._dynamo.mark_dynamic(tensor, 0)
-            self._enter(rows, self.entry, rotation)
-            self._leave(rows, mixed, self.exit)
+            with warnings.catch_warnings(action="ignore"):  # of products in fp32, which are meant as they are asked for
+                self._enter(rows, self.entry, rotation)
+                self._leave(rows, mixed, self.exit)
         self._is_compiled = True
 
 
 def compile_blocks(model: Transformer, *, mode: str) -> Transformer:
-    """Put compiled blocks in place of a finished model's; they are compiled when they are first used."""
-    ways = torch.compile(enter, mode=mode), torch.compile(leave, mode=mode)
-    model.layers = nn.ModuleList(CompiledBlock(block, *ways) for block in _blocks(model.layers))
+    """Put compiled blocks in place of a finished model's; they are compiled when they are first used.
+
+    Args:
+        model: finished.
+        mode: "default", "reduce-overhead" or "max-autotune"; the last two also record steps on a GPU.
+    """
+    # torch's own graphs end at each attention; ours, of a whole step, hold what torch compiles without them
+    without_graphs = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}.get(mode, mode)
+    ways = torch.compile(enter, mode=without_graphs), torch.compile(leave, mode=without_graphs)
+    is_graphed = mode != without_graphs
+    model.layers = nn.ModuleList(CompiledBlock(block, *ways, is_graphed=is_graphed) for block in _blocks(model.layers))
     return model
 
 
@@ -228,8 +240,6 @@ def _product(layers: Iterable[nn.Module]) -> Product:
 
 def _factor(layer: KernelLayer) -> Factor:
     if isinstance(layer, Linear) and is_in_graph(layer):
-        if layer.weight.is_cuda:  # a CUDA graph then reads it where it is, instead of a copy
-            torch._dynamo.mark_static_address(layer.weight, guard=False)
         return Factor(layer.weight, None, layer.bias, layer.out_features)
     number = next(_numbers)
     _layers[number] = layer

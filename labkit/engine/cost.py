@@ -50,7 +50,8 @@ class DecoderCost:
     element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
     Running requests' keys and values take up to `kv_budget_bytes`. Prompts are computed in chunks of `prefill_chunk`
     tokens beside the others' decoding; None: each in one step. `prefill_launches` and `decode_launches` operations are
-    dispatched in a layer and step of their phase; a step that `is_compiled` is not replayed. `block_size` is tokens in
+    dispatched in a layer and step of their phase; a step that `is_compiled` is not replayed on a CPU, and only one that
+    `is_graphed` is on a GPU. `block_size` is tokens in
     a block of the cache. The first `cached_prompt_tokens` of a prompt are copied from what earlier requests left, which
     takes up to `prefix_bytes`.
     `num_linear_parameters` are those of the blocks' linear layers where they differ from what `config` says, `density`
@@ -84,6 +85,7 @@ class DecoderCost:
     prefill_launches: float = LAUNCHES_PER_LAYER
     decode_launches: float = LAUNCHES_PER_LAYER
     is_compiled: bool = False
+    is_graphed: bool = False
     tokens_per_step: float = 1.0
     num_drafted: float = 0.0
     draft: "DecoderCost | None" = None

@@ -18,6 +18,7 @@ from labkit.engine.cost import (
     NATIVE_LAUNCHES_PER_LAYER,
     REPLAYED_LAUNCHES_PER_LAYER,
 )
+from labkit.engine.graphed import CudaGraphs, GraphedStep, batch_bucket, can_graph, length_bucket
 from labkit.engine.mixed import MixedView
 from labkit.engine.recorded import RecordedStep, can_record
 from labkit.engine.sequence import Chunk, Sequence
@@ -108,11 +109,13 @@ class LocalExecutor:
         self.shapes: dict[str, Counter[StepShape]] = {phase: Counter() for phase in phases}
         self.num_prompt_rows = self.num_padding_rows = 0
         self._recorded: dict[int, RecordedStep] = {}  # by the size of the batch
+        self._graphed: dict[tuple[int, int], GraphedStep] = {}  # by the size of the batch and the length
+        self._capture: CudaGraphs | None = None
 
     @property
     def is_replayed(self) -> bool:
         """See Executor."""
-        return bool(self._recorded)
+        return bool(self._recorded or self._graphed)
 
     @property
     def launches_per_layer(self) -> int:
@@ -223,12 +226,28 @@ class LocalExecutor:
             self.num_padding_rows += longest * len(tokens) - sum(lengths)
         phase = self.shapes[self.phases[is_decoding]]
         phase[StepShape(longest, len(tokens), longest if view is None else view.length)] += 1
-        if view is not None and not view.needs_mask and (recorded := self._recorded_step(len(tokens))):
-            logits = recorded([row[0] for row in tokens], view)
+        if view is not None and view.num_new == 1 and (replayed := self._replayed_step(view)):
+            logits = replayed([row[0] for row in tokens], view)
             return logits if is_last_only else logits[:, None]
         padded = [row + [0] * (longest - len(row)) for row in tokens]
         last = torch.tensor(lengths, device=self.device) - 1 if is_last_only else None
         return self.model(torch.tensor(padded, device=self.device), store=view, last=last)  # type: ignore[no-any-return]
+
+    def _replayed_step(self, view: CacheView) -> RecordedStep | GraphedStep | None:
+        """A step of one token a sequence as one call; None where it cannot be."""
+        if not view.needs_mask:
+            return self._recorded_step(view.batch)
+        return self._graphed_step(view) if can_graph(self.model, view.cache) else None
+
+    def _graphed_step(self, view: CacheView) -> GraphedStep:
+        key = batch_bucket(view.batch), length_bucket(view.length)
+        step = self._graphed.get(key)
+        if step is None or not step.is_current:
+            if step is not None:  # nor are the others
+                self._graphed.clear()
+            self._capture = self._capture or CudaGraphs()
+            step = self._graphed[key] = GraphedStep(self.model, view.cache, *key, capture=self._capture)
+        return step
 
     def _recorded_step(self, batch: int) -> RecordedStep | None:
         """A step of so many sequences as one call; None where it cannot be, or has not chosen its kernels yet."""

@@ -2,7 +2,8 @@
 
 Layers were timed when their kernels were chosen. What lies between them, norms, rotation, attention and gates, is timed
 here on a scratch cache: in one block, all are alike, or in a whole step where one is replayed. Products that are
-compiled together with what lies around them are timed by themselves, and taken from the time of all blocks.
+compiled together with what lies around them are timed by themselves, and taken from the time of all blocks; so are
+those of a GPU, and in a CUDA graph those of a step that is one.
 """
 
 import statistics
@@ -12,16 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from labkit.bench.limit import Kernels
 from labkit.engine.cache import KVCache
 from labkit.engine.compiled import CompiledBlock, compiled_layers
 from labkit.engine.executor import Executor, StepShape
+from labkit.engine.graphed import CudaGraphs, GraphedStep, batch_bucket, can_graph, length_bucket
 from labkit.engine.recorded import RecordedStep
 from labkit.engine.sampler import Sampler
 from labkit.engine.sequence import Sequence as Request
-from labkit.model.linear import KernelLayer
+from labkit.model.linear import KernelLayer, Linear
 from labkit.model.transformer import Block, Transformer
 
 _LEAST_S = 0.01  # of repeats
@@ -60,9 +63,15 @@ def probe(executor: Executor, shapes: Counter[StepShape], *, sampler: Sampler, e
     for shape, share in kinds(shapes).items():
         met = {layer: shape.rows if shape.rows in layer.seconds else min(layer.seconds) for layer in layers}
         has_unpacking |= any(layer.kernels[rows].dequantizes for layer, rows in met.items())
+        if executor.cache is not None and can_graph(executor.model, executor.cache) and shape.new == 1:
+            products_s, rest_s = _graphed_s(executor.model, executor.cache, shape, layers, sampler)
+            step_s += share * products_s
+            between_s += share * rest_s
+            continue
         step_s += share * sum(layer.seconds[rows] for layer, rows in met.items())
-        if isinstance(executor.model.layers[0], CompiledBlock):
-            products_s, rest_s = _compiled_s(executor.model, executor.cache, shape, met)
+        if isinstance(executor.model.layers[0], CompiledBlock) or executor.model.norm.weight.is_cuda:
+            # on a GPU what a block starts from Python takes longer than the same operations in a row
+            products_s, rest_s = _blocks_s(executor.model, executor.cache, shape, met)
             step_s += share * products_s
             between_s += share * rest_s
         elif executor.cache is not None and executor.is_replayed and shape.new == 1:
@@ -115,32 +124,51 @@ def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> f
     return len(model.layers) * _median_s(between, is_cuda=like.is_cuda)
 
 
-def _compiled_s(
+@torch.inference_mode()
+def _blocks_s(
     model: Transformer, cache: KVCache | None, shape: StepShape, met: Mapping[KernelLayer, int]
 ) -> tuple[float, float]:
     """What products that are part of compiled code take, and what is left of all blocks without their other layers."""
-    products_s = _products_s(model, shape.rows)
+    in_code = compiled_layers(model) if isinstance(model.layers[0], CompiledBlock) else []
+    products_s = _median_s(_products(model, in_code, shape.rows), is_cuda=model.norm.weight.is_cuda) if in_code else 0.0
     in_blocks = set(model.layers.modules())
     others_s = sum(layer.seconds[rows] for layer, rows in met.items() if layer in in_blocks)
-    return products_s, max(0.0, _blocks_s(model, cache, shape) - products_s - others_s)
+    return products_s, max(0.0, _all_blocks_s(model, cache, shape) - products_s - others_s)
 
 
 @torch.inference_mode()
-def _products_s(model: Transformer, num_rows: int) -> float:
-    """Median time of all products that are part of compiled code, one after the other."""
-    layers = compiled_layers(model)
+def _graphed_s(
+    model: Transformer, cache: KVCache, shape: StepShape, layers: Sequence[KernelLayer], sampler: Sampler
+) -> tuple[float, float]:
+    """What all products of a step take in a CUDA graph of their own, and what is left of the graph of the step."""
+    batch = batch_bucket(shape.batch)
+    scratch, requests = _scratch(cache, shape, num_layers=len(model.layers))
+    capture = CudaGraphs()
+    step = GraphedStep(model, scratch, batch, length_bucket(shape.length), capture=capture)
+    inputs = {width: model.norm.weight.new_ones(batch, width) for width in {layer.in_features for layer in layers}}
+    in_code = _products(model, compiled_layers(model), batch)
+
+    def products() -> Tensor:
+        in_code()
+        outputs: list[Tensor] = [layer(inputs[layer.in_features]) for layer in layers]
+        return outputs[-1]
+
+    replay = capture(products)
+    tokens, view = [0] * shape.batch, scratch.view(requests, 1)
+    products_s = _median_s(replay, is_cuda=True)
+    whole_s = _median_s(lambda: sampler(step(tokens, view)).tolist(), is_cuda=True)
+    return products_s, max(0.0, whole_s - products_s)
+
+
+def _products(model: Transformer, layers: Sequence[Linear], num_rows: int) -> Callable[[], object]:
+    """What multiplies so many rows by all of these weights, one after the other, as compiled code does."""
     like = model.norm.weight
     inputs = {width: like.new_ones(num_rows, width) for width in {layer.in_features for layer in layers}}
-
-    def products() -> None:
-        for layer in layers:
-            F.linear(inputs[layer.in_features], layer.weight, layer.bias)
-
-    return _median_s(products, is_cuda=like.is_cuda)
+    return lambda: [F.linear(inputs[layer.in_features], layer.weight, layer.bias) for layer in layers][-1:]
 
 
 @torch.inference_mode()
-def _blocks_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> float:
+def _all_blocks_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> float:
     """Median time of all blocks of a step."""
     store = None
     if cache is not None:

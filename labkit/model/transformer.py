@@ -280,11 +280,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     kv_heads = k.shape[1]
     if num_tokens == 1:
         q = q.view(batch, kv_heads, heads // kv_heads, width)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(batch, 1, heads * width)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(batch, 1, heads * width)
     if mask is not None and num_tokens <= _FEW_TOKENS:
         q = q.view(batch, num_tokens, kv_heads, -1, width).transpose(1, 2).flatten(2, 3)  # [B, K, T·G, D]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return out.view(batch, kv_heads, num_tokens, -1).transpose(1, 2).flatten(2)
+        return out.reshape(batch, kv_heads, num_tokens, -1).transpose(1, 2).flatten(2)
     can_share = not q.is_cuda or mask is None  # behind a mask, CUDA's fast kernels want keys for each query head
     if not can_share:
         k, v = k.repeat_interleave(heads // kv_heads, 1), v.repeat_interleave(heads // kv_heads, 1)

@@ -3,12 +3,13 @@
 Idea: norm, rotation, gate and sum each read and write all activations and are each started from Python. A compiler
 sees them together, keeps what one hands to the next in registers and starts one kernel for several. Products are what
 they are without it, the fastest kernel that a probe finds, and where torch's is the only one the compiler may fuse it,
-as on a GPU. `reduce-overhead` also records on a GPU what it starts and replays it as a CUDA graph, `max-autotune` tries
-several kernels for each product. What is compiled lies between two attentions, where only the number of rows varies, so
+as on a GPU. `reduce-overhead` also records on a GPU each whole step that decodes and replays it as one CUDA graph, by a
+single call instead of some hundred; `max-autotune` does, too, and tries several kernels for each product. What is
+compiled lies between two attentions, where only the number of rows varies, so
 nothing is compiled again as the cache grows: once for one row and once for several.
 Price: warm-up takes tens of seconds where nothing is cached, and a C++ compiler; each call checks that its inputs are
-as they were when it was compiled. Products of integers are kernels that a compiler cannot fuse with; on a GPU they also
-end a CUDA graph.
+as they were when it was compiled. Products of integers are kernels that a compiler cannot fuse with. In a graph shapes
+are fixed: attention reads up to twice the positions that there are, and a batch is filled up to a power of two.
 No gain: where products take almost all the time, or where one call replays a whole step already: on a CPU with native
 kernels a decoding step of `kv_cache` is such a call, and compiled blocks, which take its place, start more of them.
 Reference: Ansel et al. 2024, PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode Transformation and
@@ -93,4 +94,12 @@ class Compile(Optimization):
         draft = cost.draft
         if draft is not None and not draft.has_weights:
             draft = self.cost(draft)
-        return replace(cost, is_compiled=True, prefill_launches=LAUNCHES, decode_launches=LAUNCHES, draft=draft)
+        is_graphed = self.mode != "default"
+        return replace(
+            cost,
+            is_compiled=True,
+            is_graphed=is_graphed,
+            prefill_launches=LAUNCHES,
+            decode_launches=min(cost.decode_launches, LAUNCHES),  # none of a graph
+            draft=draft,
+        )

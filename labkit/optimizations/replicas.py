@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from labkit.core.errors import Unavailable, UsageError
+from labkit.core.errors import UsageError
 from labkit.core.machine import usable_cores
 from labkit.optimizations.base import Blueprint, Need, Optimization, Slot, knob
 
@@ -39,6 +39,7 @@ class Replicas(Optimization):
     slot: ClassVar[Slot] = Slot.RUNTIME
     exact: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = (TWO_CORES,)
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)  # it divides cores
 
     num: int = knob(2, "processes that hold the model", low=1, high=256)
     oversubscribe: bool = knob(False, "allow more processes than cores", choices=(False, True))
@@ -63,18 +64,9 @@ class Replicas(Optimization):
         yield {}
 
     def wrap(self, build: "Callable[[], Provable]", blueprint: Blueprint) -> "Provable":
-        """Start the replicas, each of which builds the Engine by itself, and put their queue before them.
-
-        Raises:
-            Unavailable: a device that is not the CPU.
-        """
+        """Start the replicas, each of which builds the Engine by itself, and put their queue before them."""
         from labkit.engine.replicated import Replicated
 
-        if blueprint.device != "cpu":
-            raise Unavailable(
-                f"{self.step.text} was asked for on {blueprint.device!r}; replicas divide the cores of the CPU; "
-                "allowed: cpu"
-            )
         return Replicated(asdict(blueprint), partition(sorted(os.sched_getaffinity(0)), self.num))
 
     def cost(self, cost: "DecoderCost") -> "DecoderCost":

@@ -101,6 +101,8 @@ class RnnTwin:
             )
         )
         self._module = None if self.is_native else _layer(weights, is_folded=is_folded).to(device)
+        # unasked it rounds factors to ten bits, which is no fp32
+        torch.backends.cudnn.rnn.fp32_precision = "ieee"  # type: ignore[attr-defined]
         self.threads = torch.get_num_threads()
         self.notes = f"torch {torch.__version__}, {'native kernel' if self.is_native else 'layer of torch'}"
 

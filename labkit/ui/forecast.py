@@ -86,9 +86,10 @@ def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_
 
 
 def cost_of(bound: Bound, sizes: ModelConfig, spec: WorkloadSpec, device: str) -> DecoderCost:
-    """What a Recipe should need on a device, its decoding steps replayed where native kernels can be had for them."""
+    """What a Recipe should need on a device, its decoding steps replayed where that can be had for them."""
     cost = bound.cost(DecoderCost.baseline(sizes, spec))
-    can_be_replayed = cost.is_cached and cost.num_ranks == 1 and not cost.num_drafted and not cost.is_compiled
-    if device == "cpu" and can_be_replayed and c_compiler():
+    has_replays = bool(c_compiler()) and not cost.is_compiled if device == "cpu" else cost.is_graphed
+    is_here = cost.num_ranks == 1 and not cost.num_fetched_layers
+    if has_replays and is_here and cost.is_cached and not cost.num_drafted:
         return replace(cost, decode_launches=REPLAYED_LAUNCHES_PER_LAYER)
     return cost

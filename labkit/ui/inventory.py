@@ -7,6 +7,7 @@ from typing import Any
 
 from labkit.core.run import Run
 from labkit.optimizations import CATALOG, Optimization
+from labkit.optimizations.base import CUDA
 from labkit.ui import units
 from labkit.ui.facts import flat, lesson_of
 from labkit.ui.language import tr
@@ -70,11 +71,13 @@ def doctor() -> dict[str, Any]:
     from labkit.runner.store import FILE_NAME
 
     tools = {name: shutil.which(name) for name in ("gcc", "g++", "make", "git", "chromium", "nvidia-smi")}
+    gpu = {} if CUDA.missing() else {"gpu_ceilings": ceilings("cuda", cache_folder(), None).to_dict()}
     return {
         "machine": machine().to_dict(),
         "free_memory_bytes": free_memory_bytes(),
         "tools": tools,
         "ceilings": ceilings("cpu", cache_folder(), None).to_dict(),
+        **gpu,
         "overhead": asdict(null_overhead()),
         "store": str(home() / FILE_NAME),
     }
@@ -84,10 +87,12 @@ def doctor_facts(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """What `doctor` found, as titled lists of names and values."""
     here = {name: path or "not found" for name, path in found["tools"].items()}
     memory = {"free memory": units.size(found["free_memory_bytes"])}
+    gpu = {"Ceilings of the GPU": _ceilings(found["gpu_ceilings"])} if "gpu_ceilings" in found else {}
     return {
         "Machine": flat(found["machine"]) | memory,
         "Tools": here,
         "Ceilings": _ceilings(found["ceilings"]),
+        **gpu,
         "Harness": flat(found["overhead"]),
         "Store": {"runs": found["store"]},
     }
@@ -100,6 +105,8 @@ def _ceilings(ceilings: Mapping[str, Any]) -> dict[str, str]:
         "one operation": units.seconds(ceilings["dispatch_s"]),
         "core time of others meanwhile": units.percent(ceilings["contention"]),
     }
+    if ceilings["link_bytes_per_s"] is not None:
+        others["link to the CPU's memory"] = units.bandwidth(ceilings["link_bytes_per_s"])
     return {"device": ceilings["name"], **reads, **products, **others}
 
 

@@ -1,6 +1,7 @@
 """The contract that every technique in the catalog keeps; it runs over whatever the catalog holds."""
 
 import inspect
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from labkit import optimizations
 from labkit.core.effort import EFFORTS
@@ -20,6 +22,7 @@ from labkit.optimizations import CATALOG, Bound, Need, Optimization, Slot, bind,
 from labkit.optimizations.base import check_knob
 from labkit.optimizations.build import build_engine, build_system, prepare_reference
 from labkit.optimizations.kv_cache import KvCache
+from labkit.optimizations.ranks import Ranks
 from labkit.ui.combinations import clash
 
 SPEC = WorkloadSpec("contract", "offline", 72, new_tokens=6, num_requests=3, shared_prefix_tokens=64)
@@ -132,9 +135,9 @@ def skip_without_needs(*kinds: type[Optimization]) -> None:
             pytest.skip(f"{kind.name}: {lacking[0]}")
 
 
-def built(bound: Bound, model: str, folder: Path) -> Provable:
-    """The system on the first device that all techniques run on."""
-    device = next(name for name in DEVICES if all(name in one.devices for one in bound.optimizations))
+def built(bound: Bound, model: str, folder: Path, devices: Sequence[str] = DEVICES) -> Provable:
+    """The system on the first of these devices that all techniques run on."""
+    device = next(name for name in devices if all(name in one.devices for one in bound.optimizations))
     return build_system(bound, model=model, device=device, cache_folder=folder)
 
 
@@ -160,6 +163,19 @@ def test_every_allowed_pair_runs(
         assert outputs[0] == outputs[1]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@ALLOWED_PAIRS
+def test_every_allowed_pair_runs_on_a_gpu(
+    one: type[Optimization], other: type[Optimization], tiny_model: str, tmp_path: Path
+) -> None:
+    if torch.cuda.device_count() < 2 and any(issubclass(kind, Ranks) for kind in (one, other)):
+        pytest.skip("each rank needs a GPU")
+    outputs, is_exact = outputs_of_pair(one, other, tiny_model, tmp_path, devices=DEVICES[::-1])
+    if is_exact:
+        assert outputs[0] == outputs[1]
+
+
 @pytest.mark.slow
 @ALLOWED_PAIRS
 def test_every_allowed_pair_runs_on_a_trained_model(
@@ -172,7 +188,11 @@ def test_every_allowed_pair_runs_on_a_trained_model(
 
 
 def outputs_of_pair(
-    one: type[Optimization], other: type[Optimization], model: str, folder: Path
+    one: type[Optimization],
+    other: type[Optimization],
+    model: str,
+    folder: Path,
+    devices: Sequence[str] = DEVICES,
 ) -> tuple[list[list[tuple[int, ...]]], bool]:
     """What a model says under two techniques and under what is lossy of them, and whether nothing is."""
     skip_without_needs(one, other)
@@ -180,7 +200,7 @@ def outputs_of_pair(
     bound = bind(" + ".join(names_of_pair(one, other)))
     lossy = Bound(tuple(optimization for optimization in bound.optimizations if not optimization.is_exact))
     for tried in (bound, lossy):
-        with tried.process(), closing(built(tried, model, folder)) as system:
+        with tried.process(), closing(built(tried, model, folder, devices)) as system:
             trace = system.serve(system.prepare(SPEC.draw(0)))
         assert [len(request.output_ids) for request in trace.requests] == [6, 6, 6]
         outputs.append([request.output_ids for request in trace.requests])

@@ -86,7 +86,7 @@ def test_more_replicas_than_cores_are_refused_unless_asked_for() -> None:
 
 
 def test_a_device_without_cores_to_divide_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="on 'cuda'; replicas divide the cores of the CPU; allowed: cpu"):
+    with pytest.raises(UsageError, match=r"oversubscribe=True\) was asked for on device 'cuda'; allowed: cpu"):
         build_system(bind(TWO), model="pylm", device="cuda", cache_folder=tmp_path)
 
 
