@@ -140,6 +140,7 @@ class CompiledBlock(Block):
         self.is_graphed = is_graphed
         self.self_attn, self.mlp = block.self_attn, block.mlp
         self.input_layernorm, self.post_attention_layernorm = block.input_layernorm, block.post_attention_layernorm
+        self._forward_pre_hooks, self._forward_hooks = block._forward_pre_hooks, block._forward_hooks  # fetch weights
         self.mlp.is_native = False  # whoever asks learns that no row of it is a native kernel's
         self._enter, self._leave, self._is_compiled = enter, leave, False
         attention, mlp = self.self_attn, self.mlp

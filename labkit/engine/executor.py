@@ -240,14 +240,14 @@ class LocalExecutor:
         return self._graphed_step(view) if can_graph(self.model, view.cache) else None
 
     def _graphed_step(self, view: CacheView) -> GraphedStep:
+        if self._graphed and not next(iter(self._graphed.values())).is_current:  # nor are the others, made since
+            self._graphed.clear()
+            self._capture = None  # what graphs shared is gone with the last of them
         key = batch_bucket(view.batch), length_bucket(view.length)
-        step = self._graphed.get(key)
-        if step is None or not step.is_current:
-            if step is not None:  # nor are the others
-                self._graphed.clear()
+        if key not in self._graphed:
             self._capture = self._capture or CudaGraphs()
-            step = self._graphed[key] = GraphedStep(self.model, view.cache, *key, capture=self._capture)
-        return step
+            self._graphed[key] = GraphedStep(self.model, view.cache, *key, capture=self._capture)
+        return self._graphed[key]
 
     def _recorded_step(self, batch: int) -> RecordedStep | None:
         """A step of so many sequences as one call; None where it cannot be, or has not chosen its kernels yet."""

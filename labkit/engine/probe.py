@@ -64,7 +64,7 @@ def probe(executor: Executor, shapes: Counter[StepShape], *, sampler: Sampler, e
         met = {layer: shape.rows if shape.rows in layer.seconds else min(layer.seconds) for layer in layers}
         has_unpacking |= any(layer.kernels[rows].dequantizes for layer, rows in met.items())
         if executor.cache is not None and can_graph(executor.model, executor.cache) and shape.new == 1:
-            products_s, rest_s = _graphed_s(executor.model, executor.cache, shape, layers, sampler)
+            products_s, rest_s = _graphed_s(executor.model, executor.cache, shape, sampler)
             step_s += share * products_s
             between_s += share * rest_s
             continue
@@ -137,19 +137,16 @@ def _blocks_s(
 
 
 @torch.inference_mode()
-def _graphed_s(
-    model: Transformer, cache: KVCache, shape: StepShape, layers: Sequence[KernelLayer], sampler: Sampler
-) -> tuple[float, float]:
+def _graphed_s(model: Transformer, cache: KVCache, shape: StepShape, sampler: Sampler) -> tuple[float, float]:
     """What all products of a step take in a CUDA graph of their own, and what is left of the graph of the step."""
     batch = batch_bucket(shape.batch)
     scratch, requests = _scratch(cache, shape, num_layers=len(model.layers))
     capture = CudaGraphs()
     step = GraphedStep(model, scratch, batch, length_bucket(shape.length), capture=capture)
+    layers = [module for module in model.modules() if isinstance(module, KernelLayer)]
     inputs = {width: model.norm.weight.new_ones(batch, width) for width in {layer.in_features for layer in layers}}
-    in_code = _products(model, compiled_layers(model), batch)
 
     def products() -> Tensor:
-        in_code()
         outputs: list[Tensor] = [layer(inputs[layer.in_features]) for layer in layers]
         return outputs[-1]
 

@@ -21,10 +21,16 @@ from labkit.model.config import ModelConfig
 from labkit.model.shapes import SHAPES
 from labkit.optimizations import bind
 from labkit.optimizations.build import build_engine
+from labkit.optimizations.compile import Compile
 from labkit.optimizations.offload import Offload as Technique
 from tests.conftest import write_tiny_model
 
 NUM_LAYERS = 7
+
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    bool(Compile.needs[0].missing()), reason=f"a C++ compiler: {Compile.needs[0].missing()}"
+)
 
 
 class EarlyCopies:
@@ -128,6 +134,7 @@ def test_the_answer_is_that_of_a_model_in_one_place(
         "speculative",
         "speculative(draft='half')",
         "prefix_cache",
+        pytest.param("compile", marks=NEEDS_COMPILER),
     ],
 )
 def test_it_stands_with_the_other_techniques(deep_model: str, monkeypatch: pytest.MonkeyPatch, others: str) -> None:
