@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from labkit.core import paths
+from labkit.core.effort import effort_of
 from labkit.core.errors import StoreError, Unavailable, UsageError
 from labkit.core.run import Run
 from labkit.core.workload import Changes, Request, WorkloadSpec, resized
@@ -45,7 +46,7 @@ class Lab:
             file, see `text.corpus.open_corpus`. Without one the System's default.
         devices: "cpu", "cuda" or both; every recipe is measured on each.
         workload: a name, or a WorkloadSpec of your own; without one the System's default.
-        effort: "quick", "standard" or "rigorous".
+        effort: "glance", "quick", "standard" or "rigorous"; the variable LABKIT_EFFORT overrules it.
         home: folder of the history and the caches; default: $LABKIT_HOME.
         changes: fields of the workload to replace, such as `rate_per_s=4.0` or `prompt_tokens=(16, 256)`; see
             `core.workload.Changes`, and `core.replay.read_replay` for `replay`.
@@ -67,7 +68,7 @@ class Lab:
         **changes: Unpack[Changes],
     ) -> None:
         self.system = check_system(system)
-        self.model, self.devices, self.effort = model or DEFAULT_MODEL[system], tuple(devices), effort
+        self.model, self.devices, self.effort = model or DEFAULT_MODEL[system], tuple(devices), effort_of(effort)
         workload = workload or DEFAULT_WORKLOAD[system]
         spec = workload if isinstance(workload, WorkloadSpec) else named_workload(workload)
         self.spec = resized(spec, **changes) if changes else spec

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from labkit.bench.loadgen import Lag
-from labkit.core.contention import MAX_CONTENTION
+from labkit.core.contention import MAX_CONTENTION, resolution
 from labkit.core.run import Fault, Pass
 from labkit.core.trace import Trace
 
@@ -36,10 +36,13 @@ def drift(calibrations: Calibrations) -> float:
 
 
 def contention(passes: Iterable[Pass]) -> float:
-    """Share of core time that others took over all these passes, weighted by their length."""
+    """Share of core time that others took over all these passes, beyond what may be chance in counting it."""
     weighted = [(measured.contention, measured.trace.duration_s) for measured in passes]
     duration_s = sum(seconds for _, seconds in weighted)
-    return sum(share * seconds for share, seconds in weighted) / duration_s if duration_s > 0 else 0.0
+    if duration_s <= 0:
+        return 0.0
+    share = sum(share * seconds for share, seconds in weighted) / duration_s
+    return max(0.0, share - resolution(len(weighted), duration_s))
 
 
 def block_is_disturbed(calibrations: Calibrations, passes: Sequence[Pass], *, machine_noise: float) -> bool:

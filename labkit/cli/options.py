@@ -36,7 +36,7 @@ WorkloadName = Annotated[
         "--workload", help="chat, long, batch, server, shared_prefix; of texts: queries, vectors, query_batch."
     ),
 ]
-EffortName = Annotated[str, typer.Option("--effort", help="quick, standard or rigorous.")]
+EffortName = Annotated[str, typer.Option("--effort", help="glance, quick, standard or rigorous.")]
 PromptTokens = Annotated[str | None, typer.Option(help="Prompt tokens of each request: 64, or a range such as 16-256.")]
 NewTokens = Annotated[str | None, typer.Option(help="New tokens of each request: 64, or a range such as 16-256.")]
 NumRequests = Annotated[int | None, typer.Option("--requests", min=1, max=100_000, help="Requests of each pass.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -27,19 +28,35 @@ class CoreTime:
     @classmethod
     def now(cls) -> CoreTime:
         """Read the clocks. `busy_s` is None where there is no /proc/stat."""
-        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+        cores = _cores()
         return cls(time.perf_counter(), _busy_s(cores), _own_s(), len(cores))
 
     def contention(self, later: CoreTime) -> float:
         """Share of core time (0 to 1) that others took until `later`; 0 where the system does not tell.
 
-        The kernel counts in ticks of 10 ms, so intervals below 0.1 s are coarse: judge them together.
+        The kernel counts in ticks of 10 ms, so short intervals are coarse: judge them together, see `resolution`.
         """
         elapsed_s = (later.wall_s - self.wall_s) * self.num_cores
         if self.busy_s is None or later.busy_s is None or elapsed_s <= 0:
             return 0.0
         alien_s = (later.busy_s - self.busy_s) - (later.own_s - self.own_s)
         return min(1.0, max(0.0, alien_s / elapsed_s))
+
+
+def resolution(num_intervals: int, duration_s: float) -> float:
+    """Share of core time by which the contention of so many intervals, of this length together, may be off.
+
+    Of each interval and core the kernel counts whole ticks: both ends are off by a part of one, evenly distributed.
+    Three standard deviations of their sum.
+    """
+    num_cores = len(_cores())
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    return 3 * tick_s * math.sqrt(num_intervals * num_cores / 6) / (duration_s * num_cores)
+
+
+def _cores() -> set[int]:
+    """Numbers of the cores that we may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def _busy_s(cores: set[int]) -> float | None:

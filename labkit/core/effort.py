@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
+from labkit.core.errors import UsageError
 from labkit.core.inference import MIN_BLOCKS
 
 MAX_REPEATS = 64
@@ -40,6 +42,11 @@ class Effort:
     quality_tokens: int
     proof_prompts: int
 
+    @property
+    def can_compare(self) -> bool:
+        """Whether it measures enough for a verdict on two recipes."""
+        return self.num_processes > 1 or self.max_blocks >= MIN_BLOCKS
+
     def token_share(self, pass_s: float) -> float:
         """Part of the new tokens (0 to 1) that a recipe runs whose whole pass takes `pass_s` seconds."""
         return min(1.0, self.target_pass_s / pass_s)
@@ -57,6 +64,17 @@ class Effort:
 EFFORTS: dict[str, Effort] = {
     effort.name: effort
     for effort in (
+        Effort(
+            name="glance",
+            warmup_cap_s=0.3,
+            target_pass_s=0.25,
+            num_processes=1,
+            min_blocks=1,
+            max_blocks=1,
+            measured_s=0.0,
+            quality_tokens=128,
+            proof_prompts=1,
+        ),
         Effort(
             name="quick",
             warmup_cap_s=2.0,
@@ -92,4 +110,16 @@ EFFORTS: dict[str, Effort] = {
         ),
     )
 }
-"""The levels, from the shortest to the one that a published table needs."""
+"""The levels, from one that shows no more than that all of it runs to the one that a published table needs."""
+
+
+def effort_of(name: str) -> str:
+    """The effort that was asked for, or what the variable LABKIT_EFFORT has all measurements of lessons take instead.
+
+    Raises:
+        UsageError: the variable names no effort.
+    """
+    chosen = os.environ.get("LABKIT_EFFORT") or name
+    if chosen not in EFFORTS and chosen != name:
+        raise UsageError.unknown("effort in LABKIT_EFFORT", chosen, EFFORTS)
+    return chosen

@@ -52,7 +52,7 @@ class Run:
         created_utc: ISO 8601, a label only.
         recipe: canonical text. workload, workload_hash: the WorkloadSpec's fields and hash.
         model: name, hash, num_parameters, has_random_weights, source.
-        device: "cpu" or "cuda". machine: fields of Machine. effort: "quick", "standard" or "rigorous".
+        device: "cpu" or "cuda". machine: fields of Machine. effort: "glance", "quick", "standard" or "rigorous".
         passes: the raw samples, in block order. token_share: part of the new tokens that a pass ran (1 = all).
             repeats: how often a pass went through the requests of a single stream, each time with other prompts.
         metrics: name → {value, low, high, level, num_samples}, {value} for what was counted, or None where withheld.

@@ -234,7 +234,8 @@ class _Measurement:
     def _num_blocks(self, subjects: Sequence[Subject]) -> int:
         """Blocks in one process, from pass times of the first one's warm-up, so before anything is compared."""
         num_blocks = self._effort.num_blocks(max((one.pass_s for one in subjects), default=0.0))
-        return num_blocks if self._effort.num_processes > 1 else max(num_blocks, self._least)
+        is_settled = self._effort.num_processes > 1 or not self._effort.can_compare
+        return num_blocks if is_settled else max(num_blocks, self._least)
 
     def _checkpoint(self, lap: Round) -> None:
         """Keep what was measured so far, now and then, so that it outlives a kill of this process."""

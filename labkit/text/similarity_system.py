@@ -16,7 +16,7 @@ from labkit.text.corpus import TEST_SHARE, Corpus
 from labkit.text.similarity import Settings, SimilarityIndex
 
 NEIGHBOURS = 10
-QUERIES: Mapping[str, int] = {"quick": 200, "standard": 500, "rigorous": 5_000}
+QUERIES: Mapping[str, int] = {"glance": 50, "quick": 200, "standard": 500, "rigorous": 5_000}
 """About how many held-out texts quality is measured on, by effort; no more than there are."""
 
 

@@ -12,7 +12,10 @@ from labkit.optimizations import CATALOG, Optimization
 from labkit.ui import units
 from labkit.ui.language import lesson, tr
 
-_EFFORTS = {"quick": "quick (a quick look: short warm-up, few blocks)"}
+_EFFORTS = {
+    "glance": "glance (a single block: it runs, nothing is compared)",
+    "quick": "quick (a quick look: short warm-up, few blocks)",
+}
 
 _MARK = "Reference: "
 """How the paragraph of a lesson begins that names its sources."""

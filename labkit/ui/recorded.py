@@ -1,4 +1,4 @@
-"""Runs of other machines that ship with the package: context for a reader whose own machine lacks their device."""
+"""Sessions of other machines that ship with the package: context for a reader whose own machine lacks their device."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +10,18 @@ from labkit.ui.sweeping import runs_of
 
 
 def recorded(device: str, folder: Path | None = None) -> tuple[Run, ...]:
-    """Runs on a device that another machine recorded, in the order of their files; () where none ships.
+    """Sessions of another machine with Runs on a device, in the order of their files; () where none ships.
 
-    A file is what `labkit bench --json` or `labkit export --format jsonl` wrote; `folder` is where they lie, by default
-    `data/runs`.
+    What was measured beside those Runs comes with them: a CPU, for one, that a GPU is compared with. A file is what
+    `labkit bench --json` or `labkit export --format jsonl` wrote; `folder` is where they lie, by default `data/runs`.
 
     Raises:
         UsageError: a file holds no Runs.
     """
     paths = sorted((folder or data_path("runs")).glob("*.json*"))
-    return tuple(run for path in paths for run in runs_of(path) if run.device == device)
+    runs = [run for path in paths for run in runs_of(path)]
+    groups = {run.group for run in runs if run.device == device}
+    return tuple(run for run in runs if run.group in groups)
 
 
 def context(runs: Sequence[Run], device: str) -> str:

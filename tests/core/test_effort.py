@@ -1,11 +1,12 @@
 import pytest
 
-from labkit.core.effort import EFFORTS
+from labkit.core.effort import EFFORTS, effort_of
+from labkit.core.errors import UsageError
 from labkit.core.inference import MIN_BLOCKS
 
 
 def test_more_effort_never_means_less_of_anything():
-    quick, standard, rigorous = EFFORTS["quick"], EFFORTS["standard"], EFFORTS["rigorous"]
+    glance, quick, standard, rigorous = EFFORTS.values()
     for key in (
         "warmup_cap_s",
         "target_pass_s",
@@ -15,12 +16,26 @@ def test_more_effort_never_means_less_of_anything():
         "quality_tokens",
         "proof_prompts",
     ):
-        assert getattr(quick, key) <= getattr(standard, key) <= getattr(rigorous, key), key
+        assert getattr(glance, key) <= getattr(quick, key) <= getattr(standard, key) <= getattr(rigorous, key), key
 
 
-def test_every_effort_can_reach_a_verdict():
-    for effort in EFFORTS.values():
+def test_every_effort_but_a_glance_can_reach_a_verdict():
+    glance, *others = EFFORTS.values()
+    assert not glance.can_compare
+    assert glance.num_blocks(0.0) == 1
+    for effort in others:
+        assert effort.can_compare
         assert (effort.min_blocks if effort.num_processes == 1 else effort.num_processes) >= MIN_BLOCKS
+
+
+def test_the_environment_may_choose_another_effort_of_those_there_are(monkeypatch):
+    monkeypatch.delenv("LABKIT_EFFORT", raising=False)
+    assert effort_of("quick") == "quick"
+    monkeypatch.setenv("LABKIT_EFFORT", "glance")
+    assert effort_of("quick") == "glance"
+    monkeypatch.setenv("LABKIT_EFFORT", "look")
+    with pytest.raises(UsageError, match="effort in LABKIT_EFFORT 'look'; allowed: glance, quick, standard, rigorous"):
+        effort_of("quick")
 
 
 def test_a_published_table_rests_on_five_processes_and_thirty_blocks():

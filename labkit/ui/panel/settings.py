@@ -19,7 +19,12 @@ from labkit.ui.markup import tag
 
 _MAX_REQUESTS = 4096
 _WIDE = {"description_width": "initial"}
-_EFFORTS = {"quick": "a point in seconds", "standard": "a table in minutes", "rigorous": "for publication"}
+_EFFORTS = {
+    "glance": "does it run at all",
+    "quick": "a point in seconds",
+    "standard": "a table in minutes",
+    "rigorous": "for publication",
+}
 
 OnChange = Callable[[], None]
 
