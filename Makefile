@@ -7,11 +7,15 @@ BIN := $(VENV)/bin
 # Lessons are run cell by cell, in a session of their own, so that their history is theirs; what a cell prints must be
 # what it printed when it was committed.
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg
-# What `make test` has the time for: one lesson of each kind; `make test-full` runs all.
+# Light enough for `make test` to compare what they print; the others it runs at a glance, to see that all of it runs.
 LIGHT := $(addprefix notebooks/,$(addsuffix .ipynb,00_measuring_honestly 05_cpu_and_gpu 11_the_lab))
+HEAVY := $(filter-out $(LIGHT),$(sort $(wildcard notebooks/*.ipynb)))
 # Tests run side by side, each with a core of its own; browsers and lessons run alone, or they would measure each other.
 JOBS ?= 2
 BESIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+# A glance compares nothing, so here lessons may share the machine.
+GLANCE := LABKIT_EFFORT=glance OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(subst --nbval ,--nbval-lax ,$(NBVAL)) \
+    --numprocesses $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -32,6 +36,7 @@ test: $(VENV)/.all ## run the tests that take seconds
 	$(BESIDE) -m "not slow and not browser" tests
 	$(BIN)/python -m pytest -m "not slow and browser" tests
 	$(BIN)/python -m pytest $(NBVAL) $(LIGHT)
+	$(GLANCE) $(HEAVY)
 
 test-full: $(VENV)/.all ## run all tests
 	$(BESIDE) -m "not browser" tests

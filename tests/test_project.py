@@ -129,7 +129,8 @@ def test_wheel_carries_the_model_and_not_what_trained_it(wheel: Path) -> None:
     assert {f"{MODEL}/{name}" for name in ("README.md", "config.json", "tokenizer.json")} <= names
     assert any(name.startswith(MODEL) and name.endswith(".safetensors") for name in names)
     assert "labkit/py.typed" in names
-    assert {"labkit/_data/interview/01_basics.json", "labkit/ui/texts/phrases/interview.json"} <= names
+    data = {f"labkit/_data/{name}" for name in ("runs/h200-pylm.jsonl", "interview/01_basics.json")}
+    assert data | {"labkit/ui/texts/phrases/interview.json"} <= names
     folders = {name.split("/")[0] for name in names}
     assert folders == {"labkit", f"labkit-{PROJECT['version']}.dist-info"}
     assert [name for name in names if "/_data/" in name and name.endswith((".py", ".pyc"))] == []

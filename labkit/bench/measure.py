@@ -82,7 +82,7 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
     have the shape of the measured ones and prompts that no measured pass has. A System too slow for the effort's pass
     length is found out with two new tokens and warmed up with as many as fit; under load, or where lengths differ, it
     runs them all, since what joins and leaves a batch when is what is measured. Where the System `is_known` to become
-    steady, from an earlier process, three passes have to do.
+    steady, from an earlier process, three passes have to do; an effort that compares nothing takes the first for it.
 
     Raises:
         UsageError: no effort has that name, or the System cannot serve the workload.
@@ -110,6 +110,7 @@ def warm_up(system: System, spec: WorkloadSpec, *, effort: str, is_known: bool =
         end_s = time.perf_counter()
         num_looks = len(passes_s) - _NUM_WINDOWS * window + 1
         is_over = num_looks >= _MIN_LOOKS and end_s - ready_s >= limits.warmup_cap_s
+        steady |= not limits.can_compare
         if steady or is_over or (is_known and len(passes_s) == _NUM_WINDOWS):
             pass_s = _whole_pass_s(trace, fitting, spec)
             # the second request of a cold pass would find what the first one left

@@ -211,7 +211,7 @@ class _Measurement:
     def _measure(self, lap: Round, process: int) -> None:
         """Measure blocks until there are enough that nothing disturbed."""
         num_blocks = self._num_blocks([live.subject for live in lap.live])
-        num_spare = max(1, int(_MAX_RERUNS * num_blocks))
+        num_spare = max(1, int(_MAX_RERUNS * num_blocks)) if self._effort.can_compare else 0
         num_done = 0
         while num_done < num_blocks and lap.live:
             if self._report(0.4 + 0.6 * num_done / num_blocks, f"block {num_done + 1} of {num_blocks}"):

@@ -173,6 +173,12 @@ def test_a_system_that_keeps_slowing_down_is_never_steady(known_system, clock):
     assert warmup.warmup_s >= 2
 
 
+def test_a_glance_warms_up_in_one_pass_and_asks_no_more_of_it(known_system, clock):
+    warmup = warm_up(known_system(lambda k: 0.05 * 1.15**k, clock=clock), CHAT, effort="glance")
+    assert warmup.is_steady
+    assert warmup.num_passes == 1
+
+
 def test_a_system_slow_at_first_is_warmed_up_until_it_is_not(known_system, clock):
     system = known_system(lambda k: 0.01 + (0.1 if k < 8 else 0.0), clock=clock)
     warmup = warm_up(system, CHAT, effort="standard")
@@ -208,7 +214,7 @@ def test_server_load_is_never_shortened(known_system, clock):
 
 
 def test_unknown_effort_is_refused(known_system):
-    with pytest.raises(UsageError, match="unknown effort 'heroic'; allowed: quick, standard, rigorous"):
+    with pytest.raises(UsageError, match="unknown effort 'heroic'; allowed: glance, quick, standard, rigorous"):
         warm_up(known_system(lambda k: 0.0), CHAT, effort="heroic")
 
 

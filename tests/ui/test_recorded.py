@@ -3,17 +3,28 @@
 from dataclasses import replace
 from pathlib import Path
 
+from labkit.core.paths import data_path
 from labkit.core.run import Run
 from labkit.ui.document import payload, write_json
 from labkit.ui.recorded import context, recorded
 
 
 def test_runs_are_found_by_their_device_in_both_formats(runs: tuple[Run, ...], tmp_path: Path) -> None:
-    there = replace(runs[0], id="there", device="cuda", machine={**runs[0].machine, "gpu": "NVIDIA H100"})
+    there = replace(runs[0], id="there", group="far", device="cuda", machine={**runs[0].machine, "gpu": "NVIDIA H100"})
     write_json(payload([runs[0]], ()), str(tmp_path / "a.json"))
     (tmp_path / "b.jsonl").write_text(f"{there.to_json()}\n")
     assert [run.id for run in recorded("cuda", tmp_path)] == ["there"]
     assert [run.id for run in recorded("cpu", tmp_path)] == [runs[0].id]
+    beside = replace(runs[0], id="beside", group="far", machine=there.machine)
+    (tmp_path / "b.jsonl").write_text(f"{beside.to_json()}\n{there.to_json()}\n")
+    assert [run.id for run in recorded("cuda", tmp_path)] == ["beside", "there"]
+
+
+def test_what_ships_names_its_gpu_and_is_valid() -> None:
+    runs = recorded("cuda")
+    assert {run.device for run in runs} == {"cpu", "cuda"}
+    assert all(run.is_valid and run.machine["gpu"] for run in runs)
+    assert data_path("runs").joinpath("README.md").is_file()
 
 
 def test_runs_of_another_machine_are_named_by_it_and_their_date(runs: tuple[Run, ...]) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import ipywidgets as widgets
 
 from labkit.core.effort import EFFORTS
-from labkit.core.errors import Unavailable
-from labkit.core.machine import DEVICES, machine
+from labkit.core.machine import DEVICES
 from labkit.core.replay import MAX_TOKENS
 from labkit.core.workload import WORKLOADS, WorkloadSpec, resized
 from labkit.model.source import MODELS
+from labkit.optimizations.base import CUDA
 from labkit.runner.systems import DEFAULT_MODEL, ENGINE, workloads
 from labkit.ui import units
 from labkit.ui.language import retold, tr
@@ -136,11 +136,9 @@ class Settings:
 
 
 def _missing(device: str) -> str:
-    try:
-        machine(device)
-    except Unavailable as error:
-        return retold(str(error))
-    return ""
+    """Why this machine cannot measure on a device, or ''."""
+    reason = CUDA.missing() if device == "cuda" else ""
+    return f"{device}: {retold(reason)}" if reason else ""
 
 
 def _dropdown(name: str, options: Any, value: str, help: str) -> widgets.Dropdown:
