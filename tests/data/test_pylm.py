@@ -232,6 +232,7 @@ def test_the_tokenizer_round_trips_every_text(text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
+@pytest.mark.slow
 def test_pylm_compresses_held_out_modules_better_than_xz() -> None:
     evaluation = script("evaluation")
     text = "\n".join(stdlib.module_source(module) for module in ("graphlib", "shlex", "textwrap"))

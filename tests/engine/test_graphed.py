@@ -76,7 +76,7 @@ def graphed(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Tensor]]:
     [
         ("kv_cache", {}),
         ("kv_cache(dtype='int8', block_size=8)", {}),
-        ("kv_cache + quantize", {"architectures": ["Qwen3ForCausalLM"], "head_dim": 32}),
+        ("kv_cache", {"architectures": ["Qwen3ForCausalLM"], "head_dim": 32}),
         ("kv_cache", {"architectures": ["MistralForCausalLM"], "sliding_window": 6}),
         ("kv_cache + speculative(draft='half')", {}),
         ("kv_cache + prefix_cache", {}),

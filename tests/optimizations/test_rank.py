@@ -41,6 +41,7 @@ def two_hosts() -> Iterator[tuple[str, str]]:
                 ip("netns", "del", name)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_hosts_compute_one_model(two_hosts: tuple[str, str], tiny_model: str, tmp_path: Path) -> None:
     command = [

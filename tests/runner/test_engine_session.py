@@ -89,6 +89,7 @@ def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
         Session(cache_folder=tmp_path).measure(Plan(model="nonsense", spec=SPEC, recipes=("",)))
 
 
+@pytest.mark.slow
 def test_a_split_model_is_measured_with_its_messages_and_its_bubble(tiny_model: str, tmp_path: Path) -> None:
     recipes = ("kv_cache + tensor_parallel", "kv_cache + pipeline_parallel")
     runs = Session(cache_folder=tmp_path).measure(Plan(model=tiny_model, spec=SPEC, recipes=recipes))

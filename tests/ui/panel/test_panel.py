@@ -170,6 +170,7 @@ def test_cancel_ends_the_workers_and_run_works_again(tmp_path: Path) -> None:
     assert panel.runs[-1].recipe == "kv_cache"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_process_left")
 def test_twenty_cancels_at_random_moments_leave_no_process_and_a_panel_that_runs(tmp_path: Path) -> None:
     panel, rng = make_lab(tmp_path, "mock token_s=0.01 child=1").panel(), random.Random(0)
