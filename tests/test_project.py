@@ -8,11 +8,13 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +73,15 @@ def test_every_direct_requirement_is_pinned_within_its_range() -> None:
 
 def test_pins_are_plain_released_versions() -> None:
     assert [version for version in pins().values() if not re.fullmatch(r"\d+(\.\d+)*(\.post\d+)?", version)] == []
+
+
+def test_pins_run_on_the_oldest_python_that_is_promised() -> None:
+    (oldest,) = re.findall(r">=(\d+\.\d+)", PROJECT["requires-python"])
+    installed = {canonicalize_name(found.name): found for found in distributions()}
+    found = [installed[name] for name in pins() if name in installed]
+    assert len(found) > 100
+    asked = {one.name: one.metadata["Requires-Python"] for one in found if "Requires-Python" in one.metadata}
+    assert {name: asks for name, asks in asked.items() if f"{oldest}.0" not in SpecifierSet(asks)} == {}
 
 
 def test_conda_environment_points_at_extras_and_pins_that_exist() -> None:
