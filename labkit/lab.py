@@ -85,7 +85,7 @@ class Lab:
         workload: str | WorkloadSpec | None = None,
         effort: str | None = None,
     ) -> Self:
-        """A Lab with some settings replaced, over the same history.
+        """A Lab with some settings replaced, over the same history; LABKIT_EFFORT overrules an effort here, too.
 
         Raises:
             UsageError: no such workload.

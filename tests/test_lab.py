@@ -75,6 +75,12 @@ def test_a_workload_is_a_name_or_a_spec() -> None:
         Lab(workload="nonsense")
 
 
+def test_the_environment_overrules_the_effort_of_a_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_EFFORT", "glance")
+    assert Lab(effort="quick").effort == "glance"
+    assert Lab().replace(effort="standard").effort == "glance"
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

@@ -67,7 +67,7 @@ def measure_gil(systems: Sequence[System], pair: System, spec: WorkloadSpec, *, 
         (_together([systems[0]], spec, index), _together(systems, spec, index), _together([pair], both, index))
         for index in range(num_rounds)
     ]
-    contention = before.contention(CoreTime.now())
+    contention = max(0.0, before.contention(CoreTime.now()))
     alone, threads, processes = (median(rates) for rates in zip(*rounds, strict=True))
     return GilShare(alone, threads, processes, tuple(apart / shared for _, shared, apart in rounds), contention)
 

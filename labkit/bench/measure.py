@@ -178,6 +178,11 @@ def measure_pass(
     return _pass(system, fitting, index, repeats=repeats)
 
 
+def settle(system: System, spec: WorkloadSpec, *, token_share: float) -> None:
+    """Run a pass that nobody measures, after something that left the System other than its passes do."""
+    _pass(system, shortened(spec, token_share), -1)
+
+
 def prime(system: System, spec: WorkloadSpec) -> None:
     """Serve single short requests for a moment, at least one: threads find their cores, caches fill, clocks rise."""
     one = shortened(spec.first(), 0.0)

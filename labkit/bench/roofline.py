@@ -50,7 +50,7 @@ def measure_ceilings(device: str, *, threads: int) -> Ceilings:
         read_bytes_per_s = _read_rates(device, deadline_s)
         link_bytes_per_s = None if device == "cpu" else _link_rate(device)
     name = described.cpu if device == "cpu" else described.gpu or device
-    contention = before.contention(CoreTime.now())
+    contention = max(0.0, before.contention(CoreTime.now()))
     return Ceilings(name, "measured", read_bytes_per_s, flops_per_s, dispatch_s, contention, link_bytes_per_s)
 
 

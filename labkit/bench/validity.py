@@ -57,6 +57,7 @@ def faults(
     machine_noise: float = 0.0,
     limit_share: float | None = None,
     is_steady: bool = True,
+    is_compared: bool = True,
     proof: Mapping[str, Any] | None = None,
     quality: Mapping[str, float] | None = None,
     nan_tensors: Sequence[str] = (),
@@ -65,7 +66,7 @@ def faults(
     """Every rule that a Run breaks, in a fixed order; empty for a valid one.
 
     `passes` and `calibrations` are those of the blocks that were kept, after reruns. `machine_noise` is relative.
-    `num_expected_outputs` is what each request of a pass was to yield.
+    `num_expected_outputs` is what each request of a pass was to yield. What others took matters where it `is_compared`.
     Codes: `nan`, `proof`, `tokens`, `empty`, `unsteady`, `drift`, `contended`, `overload`, `limit`.
     """
     traces = [measured.trace for measured in passes]
@@ -76,7 +77,7 @@ def faults(
         _empty(traces),
         _unsteady(is_steady),
         _drift(calibrations, machine_noise),
-        _contended(contention(passes)),
+        _contended(contention(passes)) if is_compared else None,
         _overload(traces),
         _limit(limit_share),
     )

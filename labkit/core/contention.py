@@ -32,26 +32,27 @@ class CoreTime:
         return cls(time.perf_counter(), _busy_s(cores), _own_s(), len(cores))
 
     def contention(self, later: CoreTime) -> float:
-        """Share of core time (0 to 1) that others took until `later`; 0 where the system does not tell.
+        """Share of core time (up to 1) that others took until `later`; 0 where the system does not tell.
 
-        The kernel counts in ticks of 10 ms, so short intervals are coarse: judge them together, see `resolution`.
+        The kernel counts in ticks of 10 ms, so that of a short interval may even be below 0: judge several together,
+        see `resolution`.
         """
         elapsed_s = (later.wall_s - self.wall_s) * self.num_cores
         if self.busy_s is None or later.busy_s is None or elapsed_s <= 0:
             return 0.0
         alien_s = (later.busy_s - self.busy_s) - (later.own_s - self.own_s)
-        return min(1.0, max(0.0, alien_s / elapsed_s))
+        return min(1.0, alien_s / elapsed_s)
 
 
 def resolution(num_intervals: int, duration_s: float) -> float:
     """Share of core time by which the contention of so many intervals, of this length together, may be off.
 
-    Of each interval and core the kernel counts whole ticks: both ends are off by a part of one, evenly distributed.
-    Three standard deviations of their sum.
+    The kernel counts whole ticks, of every core and of our user and system time: each is off by a part of one at both
+    ends of an interval, evenly distributed. Three standard deviations of their sum.
     """
     num_cores = len(_cores())
     tick_s = 1 / os.sysconf("SC_CLK_TCK")
-    return 3 * tick_s * math.sqrt(num_intervals * num_cores / 6) / (duration_s * num_cores)
+    return 3 * tick_s * math.sqrt(num_intervals * (num_cores + 2) / 6) / (duration_s * num_cores)
 
 
 def _cores() -> set[int]:

@@ -237,7 +237,8 @@ class LocalExecutor:
         """A step of one token a sequence as one call; None where it cannot be."""
         if not view.needs_mask:
             return self._recorded_step(view.batch)
-        return self._graphed_step(view) if can_graph(self.model, view.cache) else None
+        fits = can_graph(self.model, view.cache, batch=view.batch, length=view.length)
+        return self._graphed_step(view) if fits else None
 
     def _graphed_step(self, view: CacheView) -> GraphedStep:
         if self._graphed and not next(iter(self._graphed.values())).is_current:  # nor are the others, made since

@@ -2,8 +2,8 @@
 
 A GPU computes a step of a small batch sooner than Python starts its some hundred kernels. A graph holds the kernels
 with their arguments, so shapes and addresses must not change: tokens, lengths and tables are written to where they
-always are, attention sees a whole bucket of positions behind a mask, and a batch is filled up to a power of two with
-copies of its first sequence, which store the same keys and values at the same place once more.
+always are, attention gathers and sees a whole bucket of positions behind a mask, and a batch is filled up to a power of
+two with copies of its first sequence, which store the same keys and values at the same place once more.
 
 Reference: Gray 2019, Getting Started with CUDA Graphs; Kwon et al. 2023, vLLM, which records a graph for each size of
 the batch.
@@ -22,6 +22,10 @@ from labkit.model.transformer import Transformer
 
 LEAST_LENGTH = 128
 """Positions that the smallest bucket holds; the others are powers of two."""
+
+MOST_GATHERED_BYTES = 2**28
+"""Of one layer's keys and values; where a step would gather more, that costs more than starting its kernels one by one.
+"""
 
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 """What makes a replay of a computation whose inputs lie where they are; it may compute it first."""
@@ -66,8 +70,7 @@ class GraphedStep:
         self._replay: Callable[[], Tensor] | None = None
         # a row for each sequence: its token, how many are stored of it, its blocks
         num_columns = 2 + -(-length // cache.block_size)
-        is_cuda = torch.device(cache.device).type == "cuda"
-        self._sent = torch.zeros(batch, num_columns, dtype=torch.int64, pin_memory=is_cuda)
+        self._sent = torch.zeros(batch, num_columns, dtype=torch.int64)
         self._written = self._sent.numpy()  # the same memory
         self._inputs = torch.zeros(batch, num_columns, dtype=torch.int64, device=cache.device)
         self._last = torch.zeros(batch, dtype=torch.int64, device=cache.device)
@@ -80,11 +83,10 @@ class GraphedStep:
     def __call__(self, tokens: List[int], view: CacheView) -> Tensor:
         """Logits [B, V] after one token of each sequence, which is stored on the way."""
         blocks = view.block_rows
-        # what was sent last has arrived: the tokens that it led to have been read since
         self._written[: len(tokens), 0], self._written[: len(tokens), 1] = tokens, view.starts
         self._written[: len(tokens), 2 : 2 + len(blocks[0])] = blocks
         self._written[len(tokens) :] = self._written[0]
-        self._inputs.copy_(self._sent, non_blocking=True)
+        self._inputs.copy_(self._sent)  # no longer needed here once this returns
         if self._replay is None:
             self._replay = self._capture(self._compute)
         return self._replay()[: len(tokens)].clone()
@@ -114,11 +116,13 @@ def length_bucket(length: int) -> int:
     return max(LEAST_LENGTH, 1 << (length - 1).bit_length())
 
 
-def can_graph(model: Transformer, cache: KVCache) -> bool:
-    """Whether a recipe asks for graphs, and all that a step does is started on one GPU by this process."""
+def can_graph(model: Transformer, cache: KVCache, *, batch: int, length: int) -> bool:
+    """Whether a recipe asks for graphs, and all that such a step does is started on one GPU by this process."""
     first = model.layers[0]
+    positions = batch_bucket(batch) * length_bucket(length)
     return (
-        isinstance(first, CompiledBlock)
+        positions * cache.block_bytes <= MOST_GATHERED_BYTES * cache.config.num_layers * cache.block_size
+        and isinstance(first, CompiledBlock)
         and first.is_graphed
         and torch.device(cache.device).type == "cuda"
         and not any(block._forward_pre_hooks for block in model.layers)  # what is done before a block would be left out

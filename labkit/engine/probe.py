@@ -24,6 +24,7 @@ from labkit.engine.graphed import CudaGraphs, GraphedStep, batch_bucket, can_gra
 from labkit.engine.recorded import RecordedStep
 from labkit.engine.sampler import Sampler
 from labkit.engine.sequence import Sequence as Request
+from labkit.engine.shard import Shard
 from labkit.model.linear import KernelLayer, Linear
 from labkit.model.transformer import Block, Transformer
 
@@ -63,21 +64,22 @@ def probe(executor: Executor, shapes: Counter[StepShape], *, sampler: Sampler, e
     for shape, share in kinds(shapes).items():
         met = {layer: shape.rows if shape.rows in layer.seconds else min(layer.seconds) for layer in layers}
         has_unpacking |= any(layer.kernels[rows].dequantizes for layer, rows in met.items())
-        if executor.cache is not None and can_graph(executor.model, executor.cache) and shape.new == 1:
-            products_s, rest_s = _graphed_s(executor.model, executor.cache, shape, sampler)
+        model, cache = executor.model, executor.cache
+        if cache is not None and shape.new == 1 and can_graph(model, cache, batch=shape.batch, length=shape.length):
+            products_s, rest_s = _graphed_s(model, cache, shape, sampler)
             step_s += share * products_s
             between_s += share * rest_s
             continue
         step_s += share * sum(layer.seconds[rows] for layer, rows in met.items())
-        if isinstance(executor.model.layers[0], CompiledBlock) or executor.model.norm.weight.is_cuda:
+        if isinstance(model.layers[0], CompiledBlock) or _starts_all(model):
             # on a GPU what a block starts from Python takes longer than the same operations in a row
-            products_s, rest_s = _blocks_s(executor.model, executor.cache, shape, met)
+            products_s, rest_s = _blocks_s(model, cache, shape, met)
             step_s += share * products_s
             between_s += share * rest_s
-        elif executor.cache is not None and executor.is_replayed and shape.new == 1:
-            between_s += share * _replayed_s(executor.model, executor.cache, shape, sampler)
+        elif cache is not None and executor.is_replayed and shape.new == 1:
+            between_s += share * _replayed_s(model, cache, shape, sampler)
         else:
-            between_s += share * _between_s(executor.model, executor.cache, shape)
+            between_s += share * _between_s(model, cache, shape)
     excess = "dequantization" if has_unpacking else "emulation" if emulated else "kernels"
     return {"step_s": step_s, "excess": excess, "between_s": between_s}
 
@@ -128,12 +130,18 @@ def _between_s(model: Transformer, cache: KVCache | None, shape: StepShape) -> f
 def _blocks_s(
     model: Transformer, cache: KVCache | None, shape: StepShape, met: Mapping[KernelLayer, int]
 ) -> tuple[float, float]:
-    """What products that are part of compiled code take, and what is left of all blocks without their other layers."""
-    in_code = compiled_layers(model) if isinstance(model.layers[0], CompiledBlock) else []
-    products_s = _median_s(_products(model, in_code, shape.rows), is_cuda=model.norm.weight.is_cuda) if in_code else 0.0
+    """What products take that no choice has timed, those in compiled code, say; and what is left of all blocks."""
+    untimed = compiled_layers(model)
+    products_s = _median_s(_products(model, untimed, shape.rows), is_cuda=model.norm.weight.is_cuda) if untimed else 0.0
     in_blocks = set(model.layers.modules())
     others_s = sum(layer.seconds[rows] for layer, rows in met.items() if layer in in_blocks)
     return products_s, max(0.0, _all_blocks_s(model, cache, shape) - products_s - others_s)
+
+
+def _starts_all(model: Transformer) -> bool:
+    """Whether a GPU's blocks can be run by themselves: no other process has a part in them, no weights are fetched."""
+    is_whole = not isinstance(model, Shard) and not any(block._forward_pre_hooks for block in model.layers)
+    return is_whole and model.norm.weight.is_cuda
 
 
 @torch.inference_mode()

@@ -9,7 +9,8 @@ compiled lies between two attentions, where only the number of rows varies, so
 nothing is compiled again as the cache grows: once for one row and once for several.
 Price: warm-up takes tens of seconds where nothing is cached, and a C++ compiler; each call checks that its inputs are
 as they were when it was compiled. Products of integers are kernels that a compiler cannot fuse with. In a graph shapes
-are fixed: attention reads up to twice the positions that there are, and a batch is filled up to a power of two.
+are fixed: attention copies and reads as many positions as the next power of two holds, 128 at least, and a batch is
+filled up to one. A step whose keys and values are too many to copy is started kernel by kernel.
 No gain: where products take almost all the time, or where one call replays a whole step already: on a CPU with native
 kernels a decoding step of `kv_cache` is such a call, and compiled blocks, which take its place, start more of them.
 Reference: Ansel et al. 2024, PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode Transformation and

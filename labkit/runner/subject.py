@@ -11,6 +11,7 @@ from typing import Any, Literal
 from labkit.bench.limit import residual, share
 from labkit.bench.measure import shortened
 from labkit.bench.validity import Calibrations, faults
+from labkit.core.effort import EFFORTS
 from labkit.core.errors import LabkitError, UsageError, WorkerDied
 from labkit.core.metrics import summarize
 from labkit.core.run import Fault, Pass, Run
@@ -138,7 +139,9 @@ class Subject:
         ready = self.ready
         return faults(
             self.passes,
-            calibrations=self.calibrations,
+            # a single block has neither a speed to drift from nor a place among others
+            calibrations=self.calibrations if EFFORTS[header.effort].can_compare else (),
+            is_compared=EFFORTS[header.effort].can_compare,
             machine_noise=self.machine_noise,
             limit_share=limit_share,
             is_steady=ready["build"]["is_steady"],

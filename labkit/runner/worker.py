@@ -82,7 +82,7 @@ class Worker:
         from labkit.bench.ceilings import ceilings
         from labkit.bench.limit import limit, predict
         from labkit.bench.link import Link
-        from labkit.bench.measure import shortened, warm_up
+        from labkit.bench.measure import settle, shortened, warm_up
 
         self._spec = WorkloadSpec(**spec)
         system, device = self._target.system, self._order.device
@@ -98,6 +98,8 @@ class Worker:
             elsewhere = {phase.device for phase in cost.phases.values() if phase.device}
             roof = replace(roof, others={other: ceilings(other, folder) for other in elsewhere})
         quality = dict(system.quality(effort)) if is_first else {}
+        if quality and device != "cpu":
+            settle(system, self._spec, token_share=warmup.token_share)  # the cache grew, which ends a GPU's graphs
         link = Link(**facts["link"]) if "link" in facts else None
         forget_peak_memory(device)  # what building, quality and ceilings took for a moment is not what serving takes
         self._channel.send(

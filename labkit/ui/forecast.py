@@ -8,6 +8,7 @@ from typing import Any
 from labkit.bench.ceilings import known_ceilings
 from labkit.bench.limit import limit, predict
 from labkit.bench.link import known_link
+from labkit.core.effort import EFFORTS
 from labkit.core.errors import LabkitError
 from labkit.core.machine import c_compiler, usable_cores
 from labkit.core.run import Run
@@ -50,7 +51,8 @@ class Forecast:
 
     def _is_of(self, run: Run) -> bool:
         seen = (run.recipe, run.device, run.model.get("name"), run.workload_hash)
-        return run.is_valid and seen == (self.recipe, self.device, self.model, self.workload_hash)
+        can_compare = run.effort not in EFFORTS or EFFORTS[run.effort].can_compare  # a glance has measured nothing
+        return run.is_valid and can_compare and seen == (self.recipe, self.device, self.model, self.workload_hash)
 
 
 def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_folder: Path) -> Forecast | None:

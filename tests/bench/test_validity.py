@@ -32,7 +32,7 @@ def test_a_sound_run_has_no_faults():
     ("code", "given"),
     [
         ("drift", {"calibrations": [CALM, (0.010, 0.0104)]}),
-        ("contended", {"passes": [one_pass(alien=0.11)]}),
+        ("contended", {"passes": [one_pass(alien=0.15)]}),
         ("limit", {"limit_share": 1.06}),
         ("unsteady", {"is_steady": False}),
         ("proof", {"proof": {"is_equal": False, "num_prompts": 4, "num_diverged": 1}}),
@@ -88,6 +88,9 @@ def test_contention_counts_long_passes_more():
 def test_contention_that_may_be_a_tick_of_the_clock_is_none():
     assert contention([one_pass(alien=0.5, duration_s=0.003)] * 8) == 0  # 12 ms for two cores: about a tick
     assert contention([one_pass(alien=0.2, duration_s=0.5)] * 8) > 0.18
+    ticks = [one_pass(alien=alien, duration_s=0.003) for alien in (1.0, -1.0, 0.8, -0.8)] * 90
+    assert contention(ticks) == 0
+    assert contention([one_pass(alien=-0.1)]) == 0
 
 
 def test_a_block_is_disturbed_by_a_changed_speed_or_by_others():

@@ -13,8 +13,8 @@ def test_contention_is_the_core_time_that_was_not_ours():
     assert before.contention(after) == pytest.approx(0.1)
 
 
-def test_contention_never_leaves_its_range():
-    assert core_time(0.0, 0.0, 0.0).contention(core_time(1.0, 0.5, 2.0)) == 0
+def test_contention_is_no_more_than_all_and_evens_out_below_none():
+    assert core_time(0.0, 0.0, 0.0).contention(core_time(1.0, 0.5, 0.6)) == pytest.approx(-0.05)
     assert core_time(0.0, 0.0, 0.0).contention(core_time(1.0, 9.0, 0.0)) == 1
     assert core_time(1.0, 0.0, 0.0).contention(core_time(1.0, 0.0, 0.0)) == 0
 

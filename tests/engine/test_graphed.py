@@ -66,7 +66,7 @@ def graphed(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Tensor]]:
             return replay
 
     monkeypatch.setattr(build, "native", lambda: build.Native(None, "", "switched off"))
-    monkeypatch.setattr(executor, "can_graph", lambda model, cache: True)
+    monkeypatch.setattr(executor, "can_graph", lambda *_, **__: True)
     monkeypatch.setattr(executor, "CudaGraphs", Shared)
     return captured
 
@@ -100,7 +100,7 @@ def test_a_step_of_fixed_shape_says_what_any_other_says(
     assert graphed
     assert any(one.is_replayed for one in (engine.executor, *engine.decoding.executors))
     assert [served(engine, **load) for load in loads] == found
-    monkeypatch.setattr(executor, "can_graph", lambda model, cache: False)
+    monkeypatch.setattr(executor, "can_graph", lambda *_, **__: False)
     plain = build_engine(bind(f"{recipe} + {batching}"), model=str(tmp_path), device="cpu", cache_folder=tmp_path)
     assert [served(plain, **load) for load in loads] == found
 
@@ -122,7 +122,7 @@ def test_a_graph_is_made_once_for_a_bucket_and_again_where_the_cache_or_weights_
     assert len(graphed) == grown + 1
 
 
-def test_what_fills_a_batch_up_changes_nothing_that_others_stored(
+def test_a_batch_is_filled_up_with_copies_of_its_first_sequence(
     tiny_model: str, tmp_path: Path, graphed: list[Callable[[], Tensor]]
 ) -> None:
     engine = build_engine(
@@ -138,7 +138,9 @@ def test_what_fills_a_batch_up_changes_nothing_that_others_stored(
     assert torch.equal(step._inputs[3], step._inputs[0])
 
 
-def test_graphs_are_for_compiled_blocks_on_a_gpu(tiny_model: str, tmp_path: Path) -> None:
+def test_graphs_are_for_compiled_blocks_on_a_gpu(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for mode, is_asked_for in (("default", False), ("reduce-overhead", True), ("max-autotune", True)):
         engine = build_engine(
             bind(f"kv_cache + compile(mode='{mode}')"), model=tiny_model, device="cpu", cache_folder=tmp_path
@@ -146,8 +148,14 @@ def test_graphs_are_for_compiled_blocks_on_a_gpu(tiny_model: str, tmp_path: Path
         first = engine.model.layers[0]
         assert isinstance(first, CompiledBlock)
         assert first.is_graphed is is_asked_for
-        assert engine.cache is not None
-        assert not can_graph(engine.model, engine.cache)
+        cache = engine.cache
+        assert cache is not None
+        assert not can_graph(engine.model, cache, batch=1, length=9)
+        monkeypatch.setattr(cache, "device", "cuda")
+        assert can_graph(engine.model, cache, batch=1, length=9) is is_asked_for
+        assert not can_graph(engine.model, cache, batch=2**20, length=9)  # too much to gather
+        first.register_forward_pre_hook(lambda *_: None)
+        assert not can_graph(engine.model, cache, batch=1, length=9)
 
 
 @pytest.mark.gpu

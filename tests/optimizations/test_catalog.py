@@ -197,7 +197,8 @@ def outputs_of_pair(
     """What a model says under two techniques and under what is lossy of them, and whether nothing is."""
     skip_without_needs(one, other)
     outputs = []
-    bound = bind(" + ".join(names_of_pair(one, other)))
+    steps = {"compile": "compile(mode='reduce-overhead')"} if devices != DEVICES else {}  # on a GPU with graphs
+    bound = bind(" + ".join(steps.get(name, name) for name in names_of_pair(one, other)))
     lossy = Bound(tuple(optimization for optimization in bound.optimizations if not optimization.is_exact))
     for tried in (bound, lossy):
         with tried.process(), closing(built(tried, model, folder, devices)) as system:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from labkit.bench import validity
+from labkit.bench.comparison import compare
 from labkit.core.effort import EFFORTS
 from labkit.core.errors import UsageError
 from labkit.core.inference import smallest_resolving_blocks
@@ -219,6 +220,17 @@ def test_what_stays_disturbed_is_invalid(mock_lab: MockLab) -> None:
     (run,) = mock_lab.measure("", model="mock busy=99")
     assert [fault.code for fault in run.faults] == ["contended"]
     assert len(passes_of(mock_lab)) == 8 + 8  # reruns are bounded
+
+
+@pytest.mark.usefixtures("exact_clock")
+def test_a_glance_is_one_block_whatever_others_do_and_is_no_verdict(mock_lab: MockLab) -> None:
+    runs = mock_lab.measure("", "kv_cache", model="mock busy=99", effort="glance")
+    assert [run.is_valid for run in runs] == [True, True]
+    assert [len(run.passes) for run in runs] == [1, 1]
+    assert len(passes_of(mock_lab)) == 2
+    (row,) = compare(runs).rows
+    assert row.decision is not None
+    assert row.decision.verdict == "cannot tell"
 
 
 def test_a_machine_that_changes_speed_is_noticed(mock_lab: MockLab) -> None:
