@@ -120,7 +120,8 @@ def load_corpus() -> Corpus:
     """Docstrings of the running interpreter's standard library, without near-duplicates, in ten topics at most.
 
     A topic is left out where this interpreter has fewer than two modules of it: no text could be tested on a module
-    that others were not learnt from. Some systems package the graphical ones apart. Read from the sources, no module is imported; cached under LABKIT_HOME by the interpreter's version.
+    that others were not learnt from. Some systems package the graphical ones apart. Read from the sources, no module is
+    imported; cached under LABKIT_HOME by the interpreter's version.
 
     Raises:
         Unavailable: the interpreter was installed without its sources.

@@ -14,8 +14,7 @@ from labkit.text.corpus import Corpus, load_corpus
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    whole = load_corpus()
-    return whole.take(range(0, len(whole), 20))
+    return load_corpus().take(range(0, 4_000, 20))
 
 
 @pytest.mark.parametrize("name", SIMILARITY_PEERS)
@@ -39,7 +38,7 @@ def test_a_peer_answers_every_query_and_finds_what_exact_search_finds(name: str,
     [
         ("faiss", "unknown peer of text similarity 'faiss'; allowed: sklearn_cosine, sklearn_linear, gensim_lsi"),
         ("sklearn_linear(dtype='int8')", "unknown option of peer 'sklearn_linear' 'dtype'; allowed: rank"),
-        ("sklearn_linear(rank=0)", "rank is 0; allowed: whole numbers from 1 to 2"),
+        ("sklearn_linear(rank=0)", "rank is 0; allowed: whole numbers from 1 to 1"),
     ],
 )
 def test_what_no_peer_can_be_told_is_refused(text: str, message: str, corpus: Corpus) -> None:

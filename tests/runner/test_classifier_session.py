@@ -24,7 +24,7 @@ QUERIES = replace(WORKLOADS["queries"], num_requests=4)
 
 @pytest.fixture(scope="module")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    corpus = load_corpus().take(range(0, 5_000, 40))
+    corpus = load_corpus().take(range(0, 4_000, 32))
     path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
     rows = zip(corpus.texts, corpus.labels, strict=True)
     path.write_text("\n".join(json.dumps({"body": text, "topic": label}) for text, label in rows))
