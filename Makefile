@@ -13,9 +13,9 @@ HEAVY := $(filter-out $(LIGHT),$(sort $(wildcard notebooks/*.ipynb)))
 # Tests run side by side, each with a core of its own; browsers and lessons run alone, or they would measure each other.
 JOBS ?= 2
 BESIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
-# A glance compares nothing, so here lessons may share the machine.
-GLANCE := LABKIT_EFFORT=glance OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(subst --nbval ,--nbval-lax ,$(NBVAL)) \
-    --numprocesses $(JOBS) --dist loadfile
+# A glance compares nothing, so here lessons may share the machine, and be slowed down by it.
+GLANCE := LABKIT_EFFORT=glance OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
+    --nbval-cell-timeout 600 --numprocesses $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -64,12 +64,14 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
     wait_for_verdict(panel, "kv_cache")
     keep_screenshot(panel, "verdict")
 
+    # a Run that broke a rule, as where the machine is busy for a moment, is never drawn
+    num_drawn = 1 if panel.locator(".labkit-panel >> text=INVALID").count() else 2
     open_tab(panel, "Speed")
-    wait_for(lambda: len(pictures(panel)) == 2, 10, "what is switched on and what was measured", page=panel)
+    wait_for(lambda: len(pictures(panel)) == num_drawn, 10, "what is switched on and what was measured", page=panel)
     measured = pictures(panel)
     panel.locator(".labkit-panel label:has-text('Quantization') input[type=checkbox]").check()
     wait_for(lambda: pictures(panel)[0] != measured[0], 10, "a picture that changed with the toggle", page=panel)
-    assert pictures(panel)[1] == measured[1]  # of what was measured, which a toggle does not change
+    assert pictures(panel)[1:] == measured[1:]  # of what was measured, which a toggle does not change
     assert panel.locator(".labkit-panel input[placeholder^='the naive']").input_value() == "quantize + kv_cache"
     keep_screenshot(panel, "toggled")
     toggled = pictures(panel)
@@ -78,7 +80,7 @@ def test_run_toggle_and_cancel(panel: Any, seen: Seen) -> None:
     button(panel, "Run").click()
     wait_for_verdict(panel, "quantize + kv_cache")
     keep_screenshot(panel, "two-runs")
-    if not panel.locator(".labkit-panel >> text=INVALID").count():  # a Run that broke a rule is never drawn
+    if not panel.locator(".labkit-panel >> text=INVALID").count():
         open_tab(panel, "Speed")
         wait_for(lambda: pictures(panel) != toggled, 10, "a picture with a new point", page=panel)
 
