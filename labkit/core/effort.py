@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from labkit.core.errors import UsageError
 from labkit.core.inference import MIN_BLOCKS
 
+GLANCE = "glance"
 MAX_REPEATS = 64
 MIN_PASS_S = 0.1
 """Length of one pass in seconds below which a single stream runs its requests more than once.
@@ -65,7 +66,7 @@ EFFORTS: dict[str, Effort] = {
     effort.name: effort
     for effort in (
         Effort(
-            name="glance",
+            name=GLANCE,
             warmup_cap_s=0.3,
             target_pass_s=0.25,
             num_processes=1,
@@ -113,13 +114,22 @@ EFFORTS: dict[str, Effort] = {
 """The levels, from one that shows no more than that all of it runs to the one that a published table needs."""
 
 
-def effort_of(name: str) -> str:
-    """The effort that was asked for, or what the variable LABKIT_EFFORT has all measurements of lessons take instead.
+def forced_effort() -> str:
+    """The effort that the variable LABKIT_EFFORT has every measurement of lessons and panels take, or ''.
 
     Raises:
         UsageError: the variable names no effort.
     """
-    chosen = os.environ.get("LABKIT_EFFORT") or name
-    if chosen not in EFFORTS and chosen != name:
-        raise UsageError.unknown("effort in LABKIT_EFFORT", chosen, EFFORTS)
-    return chosen
+    name = os.environ.get("LABKIT_EFFORT", "")
+    if name and name not in EFFORTS:
+        raise UsageError.unknown("effort in LABKIT_EFFORT", name, EFFORTS)
+    return name
+
+
+def effort_of(name: str) -> str:
+    """The effort that was asked for, or the one that LABKIT_EFFORT forces.
+
+    Raises:
+        UsageError: the variable names no effort.
+    """
+    return forced_effort() or name

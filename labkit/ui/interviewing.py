@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.bench.ceilings import known_ceilings
+from labkit.core.effort import GLANCE
 from labkit.core.errors import LabkitError, Unavailable
 from labkit.core.language import Text
 from labkit.core.machine import machine
@@ -208,11 +209,11 @@ def _entry(question: Question, reader: Reader) -> dict[str, Any]:
 
 
 def _latest(fingerprint: str) -> Run | None:
-    """The newest valid Run of an engine on this machine, or else the newest that ended."""
+    """The newest Run of an engine on this machine, valid ones first, and of these what is more than a glance."""
     with open_store() as store:
         found = [
             run
             for run in store.runs(limit=_NUM_SEARCHED, status="done")
             if run.machine.get("fingerprint") == fingerprint and run.model.get("num_parameters") and run.cost
         ]
-    return next((run for run in found if run.is_valid), found[0] if found else None)
+    return max(found, key=lambda run: (run.is_valid, run.effort != GLANCE), default=None)  # the newest of equals

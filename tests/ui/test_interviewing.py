@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from labkit.core import machine
+from labkit.core.effort import GLANCE
 from labkit.core.errors import UsageError
 from labkit.core.language import LANGUAGES, VARIABLE
 from labkit.core.run import Fault
@@ -97,7 +98,7 @@ def test_points_that_there_are_not_are_refused(line: str) -> None:
     assert ticked("1，3、5", 5) == {1, 3, 5}
 
 
-def test_the_reader_is_this_machine_and_its_newest_run_valid_ones_first(home: Path) -> None:
+def test_the_reader_is_this_machine_and_its_newest_run_valid_and_more_than_a_glance_first(home: Path) -> None:
     assert reader_here().figures["num_cores"] == machine.machine().num_cores
     assert "model" not in reader_here().figures
     here = machine.machine()
@@ -112,6 +113,7 @@ def test_the_reader_is_this_machine_and_its_newest_run_valid_ones_first(home: Pa
                     "faults": (Fault("drift", "9 %", "3 %", "cool down"),),
                 },
             ),
+            ("g", {"recipe": "quantize", "created_utc": "2030-01-03", "effort": GLANCE}),
             ("c", {"recipe": "elsewhere", "created_utc": "2030-01-03", "machine": LAPTOP.to_dict()}),
         ):
             store.add(make_run(here, SMALL, step_s=0.01, id=id, **changes))

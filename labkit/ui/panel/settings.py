@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from labkit.core.effort import EFFORTS
+from labkit.core.effort import EFFORTS, forced_effort
 from labkit.core.machine import DEVICES
 from labkit.core.replay import MAX_TOKENS
 from labkit.core.workload import WORKLOADS, WorkloadSpec, resized
@@ -57,6 +57,8 @@ class Settings:
             effort,
             "how long it may take",
         )
+        forced = forced_effort()
+        self._effort.disabled = bool(forced)
         self._prompt_tokens = _number("prompt tokens", spec.prompt_tokens, MAX_TOKENS)
         self._new_tokens = _number("new tokens", spec.new_tokens, MAX_TOKENS)
         self._requests = _number("requests", spec.num_requests, _MAX_REQUESTS)
@@ -75,7 +77,11 @@ class Settings:
         self._workload.observe(lambda _: self._show_sizes(), "value")
         for widget in (*self._all(), *self._devices.values()):
             widget.observe(lambda _: on_change(), "value")
-        notes = [widgets.HTML(tag("small", reason)) for reason in missing.values() if reason]
+        reasons = [
+            *missing.values(),
+            tr("effort: LABKIT_EFFORT sets {name} for every run", name=forced) if forced else "",
+        ]
+        notes = [widgets.HTML(tag("small", reason)) for reason in reasons if reason]
         row = widgets.Layout(flex_flow="row wrap", align_items="center")
         self.box = widgets.VBox(
             [

@@ -32,6 +32,7 @@ from labkit.runner.plan import Progress
 from labkit.runner.store import FILE_NAME, Store
 from labkit.ui.language import lessons, messages, phrases
 from labkit.ui.panel.panel import Panel
+from labkit.ui.panel.settings import Settings
 from labkit.ui.panel.views import VIEWS
 from tests.runner.conftest import MOCK_WORKER, SPEC, no_process_left
 
@@ -55,6 +56,10 @@ def panel(tmp_path: Path) -> Iterable[Panel]:
 
 def toggles(panel: Panel) -> dict[str, object]:
     return {name: knobs for control in panel._controls for name, knobs in control.read().items()}
+
+
+def notes(settings: Settings) -> str:
+    return " ".join(str(widget.value) for widget in settings.box.children[-1].children)
 
 
 def tab(panel: Panel, title: str) -> str:
@@ -216,6 +221,19 @@ def test_a_device_that_went_away_is_one_line(panel: Panel, monkeypatch: pytest.M
         panel.wait(TIMEOUT_S)
     assert "it went away" in panel._outcome.value
     assert not panel._run.disabled
+
+
+def test_an_effort_that_the_environment_sets_is_told_and_cannot_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "effort: LABKIT_EFFORT sets glance for every run"
+    settings = make_lab(tmp_path).panel()._settings
+    assert not settings._effort.disabled
+    assert told not in notes(settings)
+    monkeypatch.setenv("LABKIT_EFFORT", "glance")
+    settings = make_lab(tmp_path).panel()._settings
+    assert (settings.effort, settings._effort.disabled) == ("glance", True)
+    assert told in notes(settings)
 
 
 def test_absurd_numbers_are_bounded_by_the_fields(panel: Panel) -> None:
