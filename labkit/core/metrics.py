@@ -38,7 +38,15 @@ from statistics import median
 from typing import Any
 
 from labkit.core.inference import sign_flip_interval
-from labkit.core.stats import MIN_GROUPS, Estimate, bootstrap, missing_samples, percentile, pooled_percentile
+from labkit.core.stats import (
+    MIN_GROUPS,
+    Estimate,
+    bootstrap,
+    missing_pooled_samples,
+    missing_samples,
+    percentile,
+    pooled_percentile,
+)
 from labkit.core.trace import RequestTrace, Trace
 from labkit.core.workload import Scenario
 
@@ -103,8 +111,8 @@ def summarize(traces: Sequence[Trace], *, scenario: Scenario = "offline") -> dic
       `Estimate.to_dict()`. Absent unless every pass has it. Few passes lower the stated level, not the width.
     - `NAME.p50`, `.p90`, `.p95`, `.p99`: for each latency, the percentile over requests (`itl_s`: over gaps), or None
       where it, or one below it, is withheld for want of samples. Absent where there is no sample at all.
-    - `NAME.missing`: `{"p90": 12}`, how many more samples each withheld percentile needs at least. Absent where none
-      is withheld.
+    - `NAME.missing`: `{"p90": 12}`, about how many more samples each withheld percentile needs, more where those of
+      a request or pass are alike. Absent where none is withheld.
     - `vectorize_share`: `{"value": x}`, counted over all passes. Absent where queries come as vectors, or are none.
     - `acceptance_rate`, `tokens_per_step`: `{"value": x}`, counted over all passes. Absent where nothing was guessed.
     - `prefix_hit_rate`, `prefix_bytes`: `{"value": x}`, counted over all passes. Absent where no prefixes are kept.
@@ -164,9 +172,8 @@ def _percentiles(name: str, groups: list[list[float]]) -> dict[str, Any]:
             estimate = None
         metrics[f"{name}.p{q}"] = None if estimate is None else estimate.to_dict()
         if estimate is None:
-            num_missing_groups = max(0, MIN_GROUPS - len(groups)) if is_grouped else 0
-            in_groups = math.ceil(num_missing_groups * len(samples) / len(groups))
-            missing[f"p{q}"] = max(1, missing_samples(len(samples), q), in_groups)
+            lacking = missing_pooled_samples(groups, q) if is_grouped else missing_samples(len(samples), q)
+            missing[f"p{q}"] = max(1, lacking, *missing.values())
     return metrics | ({f"{name}.missing": missing} if missing else {})
 
 

@@ -87,19 +87,49 @@ def pooled_percentile(groups: Sequence[npt.ArrayLike], q: float, *, level: float
     sample size of Korn and Graubard, Confidence Intervals for Proportions with Small Expected Number of
     Positive Counts (1998).
     """
-    filled = [values for values in map(_as_samples, groups) if values.size]
+    filled = _filled(groups)
     if len(filled) < MIN_GROUPS:
         return None
+    return _order_statistics(np.concatenate(filled), q, level, num_independent=int(_worth(filled, q, level)))
+
+
+def missing_pooled_samples(groups: Sequence[npt.ArrayLike], q: float, *, level: float = 0.95) -> int:
+    """How many more values, in groups like these, `pooled_percentile` needs for percentile `q`; 0 where it states it.
+
+    An estimate: more values are worth as much as those there are, and no group is worth less than a single value.
+    Raises ValueError as `percentile` does.
+    """
+    filled = _filled(groups)
+    num_values = sum(values.size for values in filled)
+    if not filled:
+        return min_samples(q)
+    in_groups = math.ceil(max(0, MIN_GROUPS - len(filled)) * num_values / len(filled))
+    if in_groups:
+        return max(in_groups, missing_samples(num_values, q))
+    worth = max(_worth(filled, q, level), _few_groups(len(filled), level) * len(filled))
+    return max(0, math.ceil(num_values * min_samples(q) / worth) - num_values)
+
+
+def _filled(groups: Sequence[npt.ArrayLike]) -> list[FloatArray]:
+    return [values for values in map(_as_samples, groups) if values.size]
+
+
+def _worth(filled: Sequence[FloatArray], q: float, level: float) -> float:
+    """As how many independent samples a pool of two or more groups counts for a percentile, at most its size."""
     pooled = np.concatenate(filled)
     cut = np.percentile(pooled, q, method="inverted_cdf")
     fraction = np.mean(pooled <= cut)
     excess = np.array([np.sum(values <= cut) - fraction * values.size for values in filled])
-    num_dof = len(filled) - 1
-    variance = float(excess @ excess) * len(filled) / num_dof / pooled.size**2
-    p, upper = q / 100, (1 + level) / 2
-    few_groups = (NormalDist().inv_cdf(upper) / t_quantile(upper, num_dof)) ** 2
-    worth = few_groups * p * (1 - p) / variance if variance > 0 else math.inf
-    return _order_statistics(pooled, q, level, num_independent=int(min(pooled.size, worth)))
+    variance = float(excess @ excess) * len(filled) / (len(filled) - 1) / pooled.size**2
+    if variance == 0:
+        return pooled.size
+    return min(pooled.size, _few_groups(len(filled), level) * q / 100 * (1 - q / 100) / variance)
+
+
+def _few_groups(num_groups: int, level: float) -> float:
+    """What is left of the worth of a sample (0 to 1) whose spread is itself known from so few groups only."""
+    upper = (1 + level) / 2
+    return float(NormalDist().inv_cdf(upper) / t_quantile(upper, num_groups - 1)) ** 2
 
 
 def bootstrap(

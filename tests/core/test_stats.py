@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from labkit.core.stats import (
     Estimate,
     bootstrap,
     min_samples,
+    missing_pooled_samples,
     missing_samples,
     percentile,
     pooled_percentile,
@@ -113,6 +115,23 @@ def test_pooled_percentile_needs_independent_samples_not_just_many():
     assert pooled_percentile(requests(rng, num_requests=30, between=0, within=0.1), 99) is not None
     assert pooled_percentile(requests(rng, num_requests=30, between=0.2, within=0.05), 99) is None
     assert pooled_percentile(requests(rng, num_requests=7, between=0, within=0.1), 50) is None
+
+
+@pytest.mark.parametrize(("between", "within"), [(0.2, 0.1), (0.3, 0.05)])
+@pytest.mark.parametrize("q", [50, 90])
+def test_what_is_said_to_be_missing_is_about_what_it_takes(q, between, within):
+    rng = np.random.default_rng(10)
+    num_withheld = num_stated = 0
+    for _ in range(200):
+        gaps = requests(rng, num_requests=10, between=between, within=within)
+        missing = missing_pooled_samples(gaps, q)
+        assert (missing > 0) == (pooled_percentile(gaps, q) is None)
+        if missing:
+            more = math.ceil(missing / np.mean([len(one) for one in gaps]))
+            gaps += requests(rng, num_requests=more, between=between, within=within)
+            num_withheld, num_stated = num_withheld + 1, num_stated + (pooled_percentile(gaps, q) is not None)
+    assert num_withheld > 20
+    assert num_stated / num_withheld > 0.4
 
 
 def test_pooled_percentile_of_groups_alike_equals_the_percentile_of_the_pool():
