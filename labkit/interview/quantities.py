@@ -11,7 +11,10 @@ _FORM = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?|[+
 _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _LENGTHS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "μs": 1e-6, "ns": 1e-9, "min": 60.0}
-_CHINESE = {"秒": "s", "毫秒": "ms", "微秒": "us", "纳秒": "ns", "倍": "x", "个": "", "字节": "B", "次": "", "块": ""}
+_CHINESE = {
+    "秒": "s", "毫秒": "ms", "微秒": "us", "纳秒": "ns", "字节": "B", "倍": "x", "美元": "usd",
+    "个": "", "次": "", "块": "", "轮": "", "步": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Dimension:
         """
         written = unicodedata.normalize("NFKC", text).strip().removeprefix("$").replace("~", "").strip()
         found = _FORM.fullmatch(written)
-        unit = None if found is None else _CHINESE.get(found[2].strip(), found[2].strip())
+        parts = re.split(r"\s*/\s*", found[2].strip()) if found else ()
+        unit = "/".join(_CHINESE.get(part, part) for part in parts) if found else None
         factor = None if unit is None else self._factor(unit)
         if found is None or factor is None:
             raise UsageError(

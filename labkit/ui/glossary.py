@@ -53,7 +53,7 @@ GLOSSARY = (
                 "prefill_s",
                 Text("prefill time", "预填充时间"),
                 "first_output − scheduled",
-                Text("the rest of TTFT: the prompt is computed", "TTFT 的其余部分：计算提示"),
+                Text("the rest of TTFT: the prompt is computed", "TTFT 的其余部分：计算提示词"),
             ),
             Term(
                 "itl_s",
@@ -176,7 +176,7 @@ GLOSSARY = (
                 "bytes sent by a process / outputs",
                 Text(
                     "tensor parallel: 2 · layers · 2 (n − 1)/n · width · bytes a value, for a token",
-                    "张量并行：每 token 2 · 层数 · 2 (n − 1)/n · 宽度 · 每值字节数",
+                    "张量并行：每 token 2 · 层数 · 2 (n − 1)/n · 隐藏维度 · 每值字节数",
                 ),
             ),
             Term(
@@ -265,7 +265,7 @@ GLOSSARY = (
                 "share of the limit",
                 Text("share of the limit", "占极限的比例"),
                 "measured rate / highest rate that the limit allows",
-                Text("above 105 % the Run is INVALID(limit)", "超过 105 % 则该次测量无效"),
+                Text("above 105 % the Run is INVALID(limit)", "超过 105 % 则该次测量为 INVALID(limit)"),
             ),
             Term(
                 "prediction",
