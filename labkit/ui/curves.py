@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from labkit.bench.gil import GilShare
@@ -80,7 +81,9 @@ def curves(runs: Sequence[Run]) -> tuple[Curve, ...]:
 
 
 def _point(recipe: Recipe) -> tuple[str, str, int] | None:
-    """What is scaled, the way, and how many cores it takes; None without any, or with several threads a replica."""
+    """What is scaled, the way, and how many cores it takes; None without any, or where that is not the number."""
+    if any(dict(step.knobs).get("oversubscribe") for step in recipe.steps):
+        return None  # more processes than cores are no point on a curve over cores
     numbers = {step.name: dict(step.knobs).get("num") for step in recipe.steps if step.name in WAYS}
     base = recipe.only(name for name in recipe.names if name not in WAYS).text
     if "replicas" in numbers:
@@ -146,8 +149,9 @@ def gil_told(gil: GilShare) -> list[str]:
             apart=units.ratio(apart),
         ),
         tr(
-            "Python holds the lock for about {share} of a step's time; the lowest and the highest of {num} rounds say "
-            "{bounds}.",
+            "In the median round processes made {ratio} of what threads did, so Python holds the lock for about "
+            "{share} of a step's time; the lowest and the highest of {num} rounds say {bounds}.",
+            ratio=units.ratio(median(gil.ratios)),
             share=units.percent(gil.share),
             num=len(gil.ratios),
             bounds=bounds,

@@ -145,7 +145,7 @@ def _held_by_cache(baseline: Run) -> str:
         return ""
     return tr(
         "The baseline's weights, {weights}, already fit in this machine's last-level cache of {cache}: "
-        "smaller ones save no trip to memory.",
+        "smaller ones are read at its rate, too, and save no trip to memory.",
         weights=units.size(weights),
         cache=units.size(largest),
     )

@@ -10,7 +10,7 @@ def token(reader):
     return f"{solve('kv_token_bytes', {**reader.figures, 'kv_bits': kv_bits}):.0f} B"
 
 
-waiting = 12 * (0.4 + 99 * 0.02)
+inside = 12 * (0.4 + 99 * 0.02)
 
 mine = {
     "id": "stage_of_mine",

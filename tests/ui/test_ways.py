@@ -152,6 +152,14 @@ def test_recipes_that_differ_otherwise_are_on_different_curves(make):
     assert list(curve.rates) == [1, 2]
 
 
+def test_more_replicas_than_cores_are_no_point_of_a_law_over_cores(make):
+    one = "kv_cache + threads + replicas(num={})"
+    runs = [make(recipe, itl_s=0.01, id=recipe) for recipe in (one.format(1), one.format(2))]
+    crowded = make(one.format("4, oversubscribe=True"), itl_s=0.02, id="crowded")
+    (curve,) = curves.curves([*runs, crowded])
+    assert list(curve.rates) == [1, 2]
+
+
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_the_curve_is_drawn_with_its_laws(make, theme):
     picture = scaling(curve_runs(make, 8), theme=theme)
@@ -166,7 +174,7 @@ def test_the_conclusion_is_shown_and_returned_as_plain_data(make, capsys):
     data = curves.conclude(curve_runs(make, 2), gil=gil, is_stdout=True)
     said = capsys.readouterr().out
     assert "two in two threads of one process 120 tok/s (1.20×)" in said
-    assert "Python holds the lock for about 70.7 % of a step's time" in said
+    assert "processes made 1.50× of what threads did, so Python holds the lock for about 70.7 %" in said
     assert "of 3 rounds say [44.7, 77.5 %]" in said
     assert "Other work took 40.0 % of core time meanwhile" in said
     json.dumps(data, allow_nan=False)

@@ -25,7 +25,9 @@ def answered(answer: str | None, id: str, reader: Reader) -> str:
 def in_flight(answer: float | None, *, rate_per_s: float, ttft_s: float, tpot_s: float, tokens: int) -> str:
     """How many requests a server holds on average when they arrive at a rate and each takes so long."""
     e2e_s = ttft_s + (tokens - 1) * tpot_s
-    return number(answer, rate_per_s * e2e_s, lambda _: f"a request takes {e2e_s:g} s; Little's law says how many wait")
+    return number(
+        answer, rate_per_s * e2e_s, lambda _: f"a request takes {e2e_s:g} s; Little's law says how many are inside"
+    )
 
 
 def own_question(answer: Mapping[str, Any] | None, reader: Reader) -> str:

@@ -23,7 +23,7 @@ def solution() -> dict[str, Any]:
 def test_solutions_are_correct_for_every_reader(solution: dict[str, Any], name: str) -> None:
     reader = READERS[name]
     assert exercises.answered(solution["token"](reader), "kv_token", reader) == "correct"
-    assert exercises.in_flight(solution["waiting"], **LOAD) == "correct"
+    assert exercises.in_flight(solution["inside"], **LOAD) == "correct"
     assert exercises.own_question(solution["mine"], reader) == "correct"
 
 
