@@ -1,8 +1,10 @@
 """Where labkit reads its bundled data and where it writes: one folder, named by `LABKIT_HOME`."""
 
+import hashlib
 import os
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from labkit.core.errors import UsageError
@@ -20,6 +22,16 @@ def data_path(*parts: str) -> Path:
     bundled = _PACKAGE / "_data"
     root = bundled if bundled.is_dir() else _PACKAGE.parent / "data"
     return root.joinpath(*parts)
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Identifies the code of this package: what one state of it worked out says nothing about another.
+
+    A version would not do: in a checkout the code changes from one minute to the next.
+    """
+    sources = sorted(path for kind in ("*.py", "*.c", "*.h") for path in _PACKAGE.rglob(kind))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def home() -> Path:

@@ -19,7 +19,9 @@ from torch.nn import functional as F
 
 from labkit.bench.system import System
 from labkit.core.effort import EFFORTS
-from labkit.core.paths import write_whole
+from labkit.core.errors import LabkitError
+from labkit.core.machine import machine
+from labkit.core.paths import code_digest, write_whole
 from labkit.core.stdlib import held_out_text
 from labkit.core.workload import WorkloadSpec
 from labkit.engine.sequence import Sequence
@@ -58,13 +60,13 @@ def evaluate(engine: "Engine", effort: str) -> dict[str, float]:
         perplexity; perplexity_ratio (1 is equal, lower is better); kl_mean and kl_p99, the divergence from the
         reference in nats a token; same_top1_rate, how often the likeliest token agrees. {} for a model with random
         weights.
+
+    Raises:
+        LabkitError: logits are no finite numbers.
     """
     if engine.source.has_random_weights:
         return {}
-    path = write_reference(engine, effort)
-    from safetensors.torch import load_file
-
-    reference = load_file(path)
+    reference = _load_reference(write_reference(engine, effort))
     windows = reference["windows"]
     targets = windows[:, WINDOW // 2 + 1 :]
     nll, nll_reference, kl, same = [], [], [], []
@@ -78,6 +80,8 @@ def evaluate(engine: "Engine", effort: str) -> dict[str, float]:
         nll_reference.append(-log_p.gather(-1, target))
     mean_nll, mean_reference = torch.stack(nll).mean().item(), torch.stack(nll_reference).mean().item()
     divergence = torch.stack(kl).flatten()
+    if not math.isfinite(mean_nll) or not divergence.isfinite().all():
+        raise LabkitError("logits are no finite numbers: too large for the dtype; use one of wider range, such as bf16")
     return {
         "perplexity": math.exp(min(mean_nll, 700.0)),
         "perplexity_ratio": math.exp(min(mean_nll - mean_reference, 700.0)),
@@ -123,7 +127,7 @@ def write_reference(engine: "Engine", effort: str) -> Path:
     from safetensors.torch import save_file
 
     path = reference_path(engine.source, engine.device, effort, _folder(engine))
-    if path.exists() or engine.source.has_random_weights:
+    if engine.source.has_random_weights or _load_reference(path):
         return path
     windows = _windows(engine, EFFORTS[effort].quality_tokens)
     logits = []
@@ -132,6 +136,17 @@ def write_reference(engine: "Engine", effort: str) -> Path:
             logits.append(_forward(engine, window).float().cpu())
     write_whole(path, lambda temporary: save_file({"windows": windows, "logits": torch.stack(logits)}, temporary))
     return path
+
+
+def _load_reference(path: Path) -> dict[str, Tensor]:
+    """What `write_reference` wrote, or {} where it is missing or damaged, so that it has to be made anew."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return {}
 
 
 def reference_path(source: "ModelSource", device: str, effort: str, folder: Path) -> Path:
@@ -158,6 +173,7 @@ def prove(reference: "Engine", candidate: Provable, recipe: str, effort: str) ->
     Returns:
         num_prompts, num_tokens, num_diverged, is_equal, divergences: [{prompt, position, gap}]. A divergence where the
         reference's two best logits are closer than TIE_GAP is a tie; it counts, but only above MAX_DIVERGED it fails.
+        The gap is None where they are no numbers.
     """
     num_prompts = EFFORTS[effort].proof_prompts
     spec = WorkloadSpec(
@@ -176,9 +192,8 @@ def prove(reference: "Engine", candidate: Provable, recipe: str, effort: str) ->
         found = _first_divergence(reference, prompt, list(request.output_ids))
         if found is not None:
             divergences.append({"prompt": index, "position": found[0], "gap": found[1]})
-    is_equal = all(item["gap"] < TIE_GAP for item in divergences) and len(divergences) <= max(
-        1, MAX_DIVERGED * num_prompts
-    )
+    are_ties = all(item["gap"] is not None and item["gap"] < TIE_GAP for item in divergences)
+    is_equal = are_ties and len(divergences) <= max(1, MAX_DIVERGED * num_prompts)
     proof = {
         "num_prompts": num_prompts,
         "num_tokens": trace.num_outputs,
@@ -197,9 +212,12 @@ def _proof_prompt_tokens(candidate: Provable, max_positions: int) -> int:
 
 
 def read_proof(source: "ModelSource", device: str, recipe: str, effort: str, folder: Path) -> dict[str, Any] | None:
-    """The cached outcome of `prove` for a model, or None."""
-    path = _proof_path(source, device, recipe, effort, folder)
-    return json.loads(path.read_text()) if path.exists() else None
+    """The cached outcome of `prove` for a model, or None where it is missing or damaged."""
+    try:
+        proof: dict[str, Any] = json.loads(_proof_path(source, device, recipe, effort, folder).read_text())
+    except (OSError, ValueError):
+        return None
+    return proof
 
 
 def _proof_path(source: "ModelSource", device: str, recipe: str, effort: str, folder: Path) -> Path:
@@ -207,7 +225,7 @@ def _proof_path(source: "ModelSource", device: str, recipe: str, effort: str, fo
 
 
 @torch.inference_mode()
-def _first_divergence(reference: "Engine", prompt: list[int], outputs: list[int]) -> tuple[int, float] | None:
+def _first_divergence(reference: "Engine", prompt: list[int], outputs: list[int]) -> tuple[int, float | None] | None:
     """First output that the reference would not have chosen, and the gap between its two best logits."""
     tokens = torch.tensor([prompt + outputs[:-1]], device=reference.device)
     logits = reference.model(tokens)[0, len(prompt) - 1 :]
@@ -216,7 +234,8 @@ def _first_divergence(reference: "Engine", prompt: list[int], outputs: list[int]
         return None
     position = int(wrong[0])
     best = logits[position].float().topk(2).values
-    return position, (best[0] - best[1]).item()
+    gap = (best[0] - best[1]).item()
+    return position, gap if math.isfinite(gap) else None
 
 
 def _folder(engine: "Engine") -> Path:
@@ -226,7 +245,7 @@ def _folder(engine: "Engine") -> Path:
 
 
 def _cached(source: "ModelSource", device: str, folder: Path, what: str, suffix: str) -> Path:
-    """Where the result `what` for this model, these texts and these versions lies."""
+    """Where the result `what` for this model, these texts, this code and this machine lies."""
     text = hashlib.sha256(held_out_text().encode()).hexdigest()
-    key = json.dumps([what, source.hash, device, torch.__version__, text, WINDOW, PROOF_NEW_TOKENS])
+    key = json.dumps([what, source.hash, device, text, torch.__version__, code_digest(), machine().fingerprint])
     return folder / f"{what.partition('/')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.{suffix}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from labkit.core.errors import UsageError
 from labkit.core.machine import DEVICES, machine
-from labkit.core.paths import write_whole
+from labkit.core.paths import code_digest, write_whole
 from labkit.core.recipe import KnobValue, Step
 
 if TYPE_CHECKING:
@@ -58,15 +58,14 @@ class Context:
     recipe: str = ""
 
     def cached(self, what: str, compute: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
-        """Tensors that depend on nothing but `key`, seed and versions: computed once, then read by every process.
+        """Tensors that depend on nothing but `key`, seed and code: computed once, then read by every process.
 
         A Recipe is built in many worker processes, and some transforms take minutes.
         """
         import torch
         from safetensors.torch import load_file, save_file
 
-        here = machine()
-        text = json.dumps([what, self.key, self.seed, self.device, torch.__version__, here.labkit, here.commit])
+        text = json.dumps([what, self.key, self.seed, self.device, torch.__version__, code_digest()])
         path = self.cache_folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
         if not path.exists():
             tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in compute().items()}

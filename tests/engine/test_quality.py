@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from labkit.core.effort import EFFORTS
+from labkit.core.errors import LabkitError
 from labkit.engine import quality
 from labkit.engine.engine import Engine
 from labkit.optimizations import bind
@@ -71,6 +72,48 @@ def test_an_exact_recipe_is_proven_and_the_proof_is_cached(
 
     monkeypatch.setattr(quality, "prove", never)
     assert prepare() == proofs
+
+
+def test_what_other_code_proved_is_proven_again_and_damaged_results_are_made_anew(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    prove = quality.prove
+
+    def counted(reference: Engine, candidate: quality.Provable, recipe: str, effort: str) -> dict[str, object]:
+        made.append(recipe)
+        return prove(reference, candidate, recipe, effort)
+
+    def prepare() -> dict[str, dict[str, object]]:
+        bounds = [bind("kv_cache"), bind("quantize + kv_cache")]
+        return prepare_reference(bounds, model=tiny_model, device="cpu", effort="quick", cache_folder=tmp_path)
+
+    monkeypatch.setattr(quality, "prove", counted)
+    first = prepare()
+    assert prepare() == first
+    assert made == ["kv_cache"]
+    monkeypatch.setattr(quality, "code_digest", lambda: "other code")
+    assert prepare() == first
+    assert made == ["kv_cache"] * 2
+    kept = [path for path in tmp_path.iterdir() if path.name.startswith(("proof-", "reference-"))]
+    whole = {path: path.read_bytes() for path in kept}
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:10])
+    assert prepare() == first
+    assert made == ["kv_cache"] * 3
+    written = {path: path.read_bytes() for path in kept}
+    assert sum(written[path] == whole[path] for path in kept) == 2  # those of this code; others are not touched
+
+
+def test_logits_that_are_no_numbers_are_one_line(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine("kv_cache")
+    engine.quality("quick")  # so that the reference is there
+    engine.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(LabkitError, match="no finite numbers"):
+        engine.quality("quick")
+    assert quality._first_divergence(engine, [1, 2, 3], [5, 5]) == (0, None)
+    monkeypatch.setattr(quality, "_first_divergence", lambda *_: (0, None))
+    assert not quality.prove(engine, engine, "kv_cache", "quick")["is_equal"]
 
 
 def test_a_broken_cache_fails_the_proof(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
