@@ -145,7 +145,7 @@ class Lab:
         recipes: Sequence[str],
         *,
         rates: Sequence[float | str] = ("auto",),
-        num_requests: int = 64,
+        num_requests: int | None = None,
         ttft_limit_s: float = 0.5,
         tpot_limit_s: float = 0.05,
         name: str = "sweep",
@@ -155,20 +155,22 @@ class Lab:
     ) -> "Frontier":
         """Measure recipes at rising rates, in requests per second, or find the rate that each keeps up with ("auto").
 
-        Cells that the history knows under this name are not measured again, so what was stopped can be gone on with.
+        A pass has `num_requests` requests, 64 without a number, or all that a replay has recorded. Cells that the
+        history knows under this name from this machine are not measured again, so what was stopped can be gone on with.
         Cells that failed are told in `problems`, and with `warn` by Python warnings.
 
         Raises:
             UsageError: a recipe, the model, a device or a rate cannot be had. StoreError: the history cannot be kept.
         """
         from labkit.core.goodput import Limits
-        from labkit.runner.sweep import Sweep, sweep_cells
+        from labkit.runner.sweep import NUM_REQUESTS, Sweep, sweep_cells
         from labkit.ui.frontier import Frontier
 
         limits, cancel = Limits(ttft_s=ttft_limit_s, tpot_s=tpot_limit_s), cancel or threading.Event()
+        is_replay = bool(self.spec.replay)
         plan = Sweep(
             model=self.model,
-            spec=resized(self.spec, rate_per_s=1.0, num_requests=num_requests),
+            spec=resized(self.spec, rate_per_s=1.0, num_requests=num_requests or (None if is_replay else NUM_REQUESTS)),
             recipes=tuple(recipes),
             rates=tuple(rates),
             devices=self.devices,

@@ -143,6 +143,20 @@ def test_an_invalid_run_makes_exit_code_1(plans, monkeypatch, capsys):
     assert "INVALID" in capsys.readouterr().out
 
 
+def test_a_plan_that_cannot_be_measured_takes_nothing_from_the_others(plans, monkeypatch, tmp_path, capsys):
+    measure, out = Session.measure, tmp_path / "demo.json"
+
+    def refuse_one(self, plan, **options):
+        if plan.model == "llama-125m":
+            raise UsageError("no room for llama-125m")
+        return measure(self, plan, **options)
+
+    monkeypatch.setattr(Session, "measure", refuse_one)
+    assert cli.main(["demo", "--json", str(out), "--out", str(tmp_path / "demo.html")]) == 1
+    assert "was not measured: no room for llama-125m" in capsys.readouterr().err
+    assert {run["model"]["name"] for run in json.loads(out.read_text())["runs"]} > {"pylm"}
+
+
 def test_an_error_is_one_line_on_stderr(plans, monkeypatch, capsys):
     def measure(self, plan, **_):
         raise UsageError("model 'x' was asked for;\nallowed: pylm")

@@ -34,7 +34,9 @@ def sweep(
     workload: WorkloadName = "server",
     recipe: Annotated[list[str] | None, typer.Option(help="Recipes to set beside each other; repeatable.")] = None,
     effort: EffortName = "quick",
-    requests: Annotated[int, typer.Option(min=1, max=100_000, help="Requests of each pass.")] = 64,
+    requests: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Requests of each pass: 64, or all of a trace.")
+    ] = None,
     ttft_limit_s: TtftLimit = 0.5,
     tpot_limit_s: TpotLimit = 0.05,
     prompt_tokens: PromptTokens = None,
@@ -55,7 +57,7 @@ def sweep(
     Each cell is stored at once. The same command goes on where it was stopped; another --name begins anew.
     """
     from labkit.core.goodput import Limits
-    from labkit.runner.sweep import Shard, Sweep, parse_rates
+    from labkit.runner.sweep import NUM_REQUESTS, Shard, Sweep, parse_rates
     from labkit.ui import sweeping
 
     limits, part = Limits(ttft_s=ttft_limit_s, tpot_s=tpot_limit_s), Shard.parse(shard)
@@ -65,7 +67,7 @@ def sweep(
         trace=trace,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
-        num_requests=requests,
+        num_requests=requests or (None if trace else NUM_REQUESTS),
         rate_per_s=1.0,  # each cell has its own
         arrival_cv=burstiness,
         turns=turns,

@@ -329,7 +329,7 @@ def resized(spec: WorkloadSpec, **changes: Unpack[Changes]) -> WorkloadSpec:
         new["num_requests"] = batch
         if spec.scenario == "single_stream" and batch != 1 and "scenario" not in new:
             new["scenario"] = "offline"
-    if (lines := asked.pop("replay", ())) != ():
+    if (lines := asked.pop("replay", spec.replay if "num_requests" in asked else ())) != ():
         new |= _replayed(_some(lines, asked.pop("num_requests", len(lines)), changes))
     elif "num_requests" not in asked and ("scenario" in new or "turns" in asked):
         least = max(new.get("num_requests", spec.num_requests), 1)

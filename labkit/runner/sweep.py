@@ -1,7 +1,8 @@
 """Sweep: recipes of one model under rising load, cell by cell; what a store knows of it is not measured again.
 
 A cell is one recipe on one device at one rate, measured in a session of its own and kept as a Run at once. It is known
-again by its work, recipe, device, model, effort and the sweep's name, so the same command goes on where it was stopped.
+again by its work, recipe, machine, device, model, effort and the sweep's name, so the same command goes on where it was
+stopped.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from labkit.core.errors import UsageError
 from labkit.core.goodput import MIN_REQUESTS, service
+from labkit.core.machine import machine
 from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
 from labkit.runner.plan import Entry, Plan
@@ -69,8 +71,11 @@ class Task(NamedTuple):
 
 WHOLE = Shard()
 
-Key = tuple[str, str, str, str, str, str]
-"""What a cell is known by: hash of the work, recipe, device, model, effort, name of the sweep."""
+Key = tuple[str, str, str, str, str, str, str]
+"""What a cell is known by: hash of the work, recipe, machine, device, model, effort, name of the sweep."""
+
+NUM_REQUESTS = 64
+"""Requests of a pass, where they are not recorded ones and no number is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +147,14 @@ class Sweep:
 
     def key(self, spec: WorkloadSpec, entry: Entry) -> Key:
         """What a cell of this sweep is known by."""
-        return spec.hash, entry.recipe, entry.device, self.model, self.effort, self.name
+        here = machine(entry.device).fingerprint
+        return spec.hash, entry.recipe, here, entry.device, self.model, self.effort, self.name
 
 
 def key_of(run: Run) -> Key:
     """What the cell is known by that a Run is of."""
-    return run.workload_hash, run.recipe, run.device, str(run.model["name"]), run.effort, run.sweep
+    there = str(run.machine.get("fingerprint", ""))
+    return run.workload_hash, run.recipe, there, run.device, str(run.model["name"]), run.effort, run.sweep
 
 
 def cells(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -10,7 +10,7 @@ from labkit.bench.limit import limit, predict
 from labkit.bench.link import known_link
 from labkit.core.effort import EFFORTS
 from labkit.core.errors import LabkitError
-from labkit.core.machine import c_compiler, usable_cores
+from labkit.core.machine import c_compiler, machine, usable_cores
 from labkit.core.run import Run
 from labkit.core.workload import WorkloadSpec
 from labkit.engine.cost import REPLAYED_LAUNCHES_PER_LAYER, DecoderCost
@@ -50,9 +50,10 @@ class Forecast:
         )
 
     def _is_of(self, run: Run) -> bool:
-        seen = (run.recipe, run.device, run.model.get("name"), run.workload_hash)
+        seen = (run.recipe, run.device, run.model.get("name"), run.workload_hash, run.machine.get("fingerprint"))
+        asked = (self.recipe, self.device, self.model, self.workload_hash, machine().fingerprint)
         can_compare = run.effort not in EFFORTS or EFFORTS[run.effort].can_compare  # a glance has measured nothing
-        return run.is_valid and can_compare and seen == (self.recipe, self.device, self.model, self.workload_hash)
+        return run.is_valid and can_compare and seen == asked
 
 
 def forecast(recipe: str, *, model: str, device: str, spec: WorkloadSpec, cache_folder: Path) -> Forecast | None:

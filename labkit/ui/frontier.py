@@ -111,12 +111,12 @@ class Frontier:
     def of(cls, runs: Iterable[Run], limits: Limits) -> "Frontier":
         """Every finished cell among these Runs."""
         found = cells(runs)
-        has_devices = len({run.device for run in found}) > 1
-        return cls(tuple(_point(run, limits, has_device=has_devices) for run in found), limits)
+        names = dict(zip((run.id for run in found), _names(found), strict=True))
+        return cls(tuple(_point(run, limits, names[run.id]) for run in found), limits)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Recipes, with their device where there are several."""
+        """Recipes, with their device and machine where there are several."""
         return tuple(dict.fromkeys(point.name for point in self.points))
 
     def series(self, name: str) -> list[Point]:
@@ -169,13 +169,27 @@ def reading_of(found: Estimate | None) -> dict[str, Any] | None:
     return None if found is None else found.to_dict()
 
 
-def _point(run: Run, limits: Limits, *, has_device: bool) -> Point:
+def _names(runs: Sequence[Run]) -> list[str]:
+    """What tells the series of these Runs apart: their label, and their device and machine where there are several."""
+    machines = list(dict.fromkeys(run.machine.get("fingerprint") for run in runs))
+    has_devices = len({run.device for run in runs}) > 1
+    names = []
+    for run in runs:
+        name = f"{run.label} · {run.device}" if has_devices else run.label
+        if len(machines) > 1:
+            number = machines.index(run.machine.get("fingerprint")) + 1
+            name = tr("{name} · machine {number}", name=name, number=number)
+        names.append(name)
+    return names
+
+
+def _point(run: Run, limits: Limits, name: str) -> Point:
     traces = [one.trace for one in run.passes]
     rate_per_s = run.workload["rate_per_s"]
     served, good = (service(traces), goodput(traces, limits)) if rate_per_s else (None, None)
     return Point(
         run,
-        f"{run.label} · {run.device}" if has_device else run.label,
+        name,
         rate_per_s,
         served,
         good,

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from labkit.core.errors import StoreError
+from labkit.core.errors import LabkitError, StoreError
 from labkit.core.paths import cache_folder
 from labkit.core.recipe import Recipe
 from labkit.core.run import Run
@@ -35,16 +35,17 @@ def measure(
 ) -> int:
     """Measure plan after plan, show the tables, write what was asked for; returns the exit code.
 
-    `conclude` says what the Runs mean together; what it returns stands in the JSON beside them.
+    `conclude` says what the Runs mean together; what it returns stands in the JSON beside them. A plan that cannot be
+    measured is told and left out where others were.
 
     Raises:
-        UsageError: a plan cannot be measured, or an output cannot be written; the latter before anything is measured.
+        UsageError: no plan can be measured, or an output cannot be written; the latter before anything is measured.
     """
     kind = document.report_kind(report) if report else ""
     for target in filter(None, (json, str(report) if report else None)):
         document.check_target(target)
     with cancel_by_ctrl_c() as cancel:
-        runs = [run for plan in plans if not cancel.is_set() for run in _runs_of(plan, cancel)]
+        runs, problems = _runs_of_all(plans, cancel)
     comparisons = document.comparisons_of(runs)
     for group, comparison in chapters(runs, comparisons):
         console.show_results(group, comparison, is_stdout=json != document.STDOUT)
@@ -56,7 +57,7 @@ def measure(
         note(f"wrote {report}")
     if cancel.is_set():
         return CANCELLED
-    return DONE if all(run.is_valid for run in runs) else INVALID
+    return DONE if all(run.is_valid for run in runs) and not problems else INVALID
 
 
 def installed_peers(system: str = ENGINE) -> tuple[str, ...]:
@@ -73,6 +74,24 @@ def installed_peers(system: str = ENGINE) -> tuple[str, ...]:
 def note(text: str) -> None:
     """One line on stderr."""
     sys.stderr.write(f"{' '.join(text.split())}\n")
+
+
+def _runs_of_all(plans: Sequence[Plan], cancel: threading.Event) -> tuple[list[Run], list[LabkitError]]:
+    """The Runs of all plans, and why some could not be measured; raises the first reason where there is no Run."""
+    runs: list[Run] = []
+    problems: list[LabkitError] = []
+    for plan in plans:
+        if cancel.is_set():
+            break
+        try:
+            runs += _runs_of(plan, cancel)
+        except LabkitError as error:
+            problems.append(error)
+            if len(plans) > 1:
+                note(f"labkit: {plan.model} under {plan.spec.name} was not measured: {error}")
+    if problems and not runs:
+        raise problems[0]
+    return runs, problems
 
 
 def _runs_of(plan: Plan, cancel: threading.Event) -> tuple[Run, ...]:

@@ -192,7 +192,9 @@ def test_a_replay_may_be_sent_by_another_clock() -> None:
     assert [one.arrival_s for one in at_rate.draw(0).requests] != [0.0, 0.5, 0.75]
     assert {one.arrival_s for one in closed.draw(0).requests} == {0.0}
     assert [one.max_new_tokens for one in closed.draw(0).requests] == [4, 8, 2]
-    assert len(workload("chat", replay=REPLAY, num_requests=2).lengths) == 2
+    fewer = workload("chat", replay=REPLAY, num_requests=2)
+    assert len(fewer.lengths) == 2
+    assert resized(workload("chat", replay=REPLAY), num_requests=2) == fewer
 
 
 @pytest.mark.parametrize(

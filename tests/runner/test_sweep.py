@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from labkit.core.errors import UsageError
+from labkit.core.machine import machine as machine_here
 from labkit.core.metrics import summarize
 from labkit.core.run import Pass, Run
 from labkit.core.workload import WORKLOADS, workload
@@ -26,8 +27,9 @@ SWEEP = Sweep(
 class Queues:
     """Measures by simulation; dies after `num` cells."""
 
-    def __init__(self, num: int | None = None) -> None:
+    def __init__(self, num: int | None = None, **machine: str) -> None:
         self.plans: list[Plan] = []
+        self.machine = {"fingerprint": machine_here().fingerprint, **machine}
         self._num, self._ids = num, itertools.count()
 
     def __call__(self, plan: Plan) -> Sequence[Run]:
@@ -46,7 +48,7 @@ class Queues:
                 workload_hash=plan.spec.hash,
                 model={"name": plan.model},
                 device="cpu",
-                machine={},
+                machine=self.machine,
                 effort=plan.effort,
                 passes=tuple(Pass(block, trace) for block, trace in enumerate(traces)),
                 metrics=summarize(traces, scenario=plan.spec.scenario),
@@ -68,6 +70,14 @@ def test_each_cell_is_measured_once_and_the_search_starts_at_what_all_at_once_to
     assert measured[4:6] == [("", None), ("", 5.0)]
     assert ("kv_cache", 20.0) in measured
     assert len(cells(runs)) == len(measured)
+
+
+def test_cells_that_another_machine_measured_are_measured_here_and_stand_beside_them() -> None:
+    elsewhere = list(sweep_cells(SWEEP, measure=Queues(fingerprint="elsewhere")))
+    queues = Queues()
+    here = list(sweep_cells(SWEEP, measure=queues, known=elsewhere))
+    assert len(queues.plans) == len(elsewhere)
+    assert len(cells([*elsewhere, *here])) == len(elsewhere) + len(here)
 
 
 @pytest.mark.parametrize("num", [0, 1, 5, 7])

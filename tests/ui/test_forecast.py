@@ -69,11 +69,13 @@ def test_a_step_that_is_replayed_is_expected_to_start_fewer_operations(
 def test_what_was_measured_is_told_beside_what_is_expected(folder: Path) -> None:
     expected = made("kv_cache", folder)
     assert expected is not None
-    run = make_run("kv_cache", itl_s=0.01, model={"name": "llama-125m"}, workload_hash=WORKLOADS["chat"].hash)
+    here, chat = machine().to_dict(), WORKLOADS["chat"].hash
+    run = make_run("kv_cache", itl_s=0.01, machine=here, model={"name": "llama-125m"}, workload_hash=chat)
     assert expected.told([run]).startswith("Measured ")
     for other in (
         replace(run, recipe="kv_cache(block_size=16)"),
         replace(run, device="cuda"),
+        replace(run, machine={"fingerprint": "other"}),
         replace(run, model={"name": "pylm"}),
         replace(run, workload_hash="another"),
         replace(run, status="interrupted"),

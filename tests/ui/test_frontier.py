@@ -68,6 +68,14 @@ def test_the_picture_states_what_was_found(frontier, theme):
     assert {"baseline", "kv_cache"} <= titles
 
 
+def test_the_same_cells_of_two_machines_are_told_apart(runs):
+    others = [replace(run, id=f"{run.id}-other", machine={"fingerprint": "other"}) for run in runs]
+    both = Frontier.of([*runs, *others], LIMITS)
+    assert len(both.points) == 2 * len(Frontier.of(runs, LIMITS).points)
+    names = ("baseline · machine 1", "baseline · machine 2", "kv_cache · machine 1", "kv_cache · machine 2")
+    assert sorted(both.names) == sorted(names)
+
+
 def test_an_invalid_cell_is_in_the_table_and_on_no_picture(runs):
     fault = Fault("drift", "seen", "allowed", "remedy")
     spoiled = Frontier.of([replace(run, faults=(fault,)) for run in runs], LIMITS)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from labkit.core.run import Run
 from labkit.runner.session import OnProgress
@@ -13,8 +14,8 @@ OnEnd = Callable[[Sequence[Run], Exception | None], None]
 class Job:
     """Runs `work` once.
 
-    `on_progress` is handed to the work, `on_end` is called with its Runs, or with none and the error that ended it;
-    both from the job's thread.
+    `on_progress` is handed to the work, `on_end` is called with its Runs, or with none and the error that ended it,
+    which may be one of its own; both from the job's thread.
     """
 
     def __init__(self, work: Work, *, on_progress: OnProgress, on_end: OnEnd) -> None:
@@ -54,4 +55,9 @@ class Job:
             runs = self._work(self._on_progress, self._cancel)
         except Exception as error:  # a thread has nobody above it: whoever waits is told, and the panel
             self._error = error
-        self._on_end(runs, self._error)
+        try:
+            self._on_end(runs, self._error)
+        except Exception as error:  # what was measured could not be drawn
+            self._error = self._error or error
+            with suppress(Exception):  # what cannot be drawn may fail again
+                self._on_end((), error)

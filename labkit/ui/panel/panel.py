@@ -63,7 +63,7 @@ class Lab(Protocol):
         recipes: Sequence[str],
         *,
         rates: Sequence[float | str],
-        num_requests: int,
+        num_requests: int | None,
         ttft_limit_s: float,
         tpot_limit_s: float,
         name: str,
@@ -145,7 +145,7 @@ class Panel:
                 lab.sweep(
                     recipes,
                     rates=asked.rates,
-                    num_requests=asked.num_requests,
+                    num_requests=None if lab.spec.replay else asked.num_requests,
                     ttft_limit_s=asked.limits.ttft_s,
                     tpot_limit_s=asked.limits.tpot_s,
                     name=asked.name,

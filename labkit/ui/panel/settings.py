@@ -61,7 +61,7 @@ class Settings:
         self._effort.disabled = bool(forced)
         self._prompt_tokens = _number("prompt tokens", spec.prompt_tokens, MAX_TOKENS)
         self._new_tokens = _number("new tokens", spec.new_tokens, MAX_TOKENS)
-        self._requests = _number("requests", spec.num_requests, _MAX_REQUESTS)
+        self._requests = _number("requests", spec.num_requests, max(_MAX_REQUESTS, spec.num_requests))
         missing = {device: _missing(device) for device in DEVICES}
         self._devices = {
             device: widgets.Checkbox(
@@ -74,6 +74,7 @@ class Settings:
             )
             for device in DEVICES
         }
+        self._show_sizes()
         self._workload.observe(lambda _: self._show_sizes(), "value")
         for widget in (*self._all(), *self._devices.values()):
             widget.observe(lambda _: on_change(), "value")
@@ -130,15 +131,18 @@ class Settings:
         name = self._workload.value
         return self._spec if name == self._spec.name else replace(WORKLOADS[name], seed=self._spec.seed)
 
+    @property
+    def _sizes(self) -> tuple[widgets.BoundedIntText, ...]:
+        return (self._prompt_tokens, self._new_tokens, self._requests)
+
     def _all(self) -> tuple[Any, ...]:
-        sizes = (self._prompt_tokens, self._new_tokens, self._requests)
-        return (self._model, self._workload, self._effort, *sizes)
+        return (self._model, self._workload, self._effort, *self._sizes)
 
     def _show_sizes(self) -> None:
-        """The sizes that the workload comes with."""
+        """The sizes that the workload comes with; those of recorded requests cannot be changed."""
         spec = self._base
-        self._prompt_tokens.value, self._new_tokens.value = spec.prompt_tokens, spec.new_tokens
-        self._requests.value = spec.num_requests
+        for field, size in zip(self._sizes, (spec.prompt_tokens, spec.new_tokens, spec.num_requests), strict=True):
+            field.value, field.disabled = size, bool(spec.replay)
 
 
 def _missing(device: str) -> str:

@@ -31,11 +31,7 @@ class Content:
         if not self.runs:
             return ()
         last = self.runs[-1]
-        newest = {
-            (run.recipe, run.device): run
-            for run in self.runs
-            if (run.model.get("hash"), run.workload_hash) == (last.model.get("hash"), last.workload_hash)
-        }
+        newest = {(run.recipe, run.device): run for run in self.runs if _measured(run) == _measured(last)}
         return tuple(newest.values())
 
     @property
@@ -48,6 +44,11 @@ class Content:
     def comparison(self) -> Comparison | None:
         """The newest session's, None where it has a single Run."""
         return _comparison(self.sessions[0]) if self.runs else None
+
+
+def _measured(run: Run) -> tuple[object, ...]:
+    """What two Runs have to share to stand beside each other."""
+    return run.model.get("hash"), run.workload_hash, run.machine.get("fingerprint")
 
 
 def verdict(content: Content) -> Html:

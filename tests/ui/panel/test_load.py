@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("ipywidgets", reason="the extra notebooks is not installed")
 
+from labkit.core.replay import Line
 from labkit.core.run import Run
 from labkit.core.workload import workload
 from labkit.lab import Lab
@@ -52,6 +53,16 @@ def test_a_sweep_draws_every_recipe_of_the_comparison_under_load(panel: Panel) -
     assert "kv_cache: keeps up with" in found
     assert not panel._run.disabled
     assert panel.runs == ()
+
+
+def test_recorded_requests_are_all_sent_and_their_sizes_stand_as_they_are(panel: Panel, tmp_path: Path) -> None:
+    lines = tuple(Line(0.1 * index, 8, 5) for index in range(30))
+    replaying = Lab(model="queue", workload=workload("server", replay=lines), home=tmp_path).panel()
+    assert all(field.disabled for field in replaying._settings._sizes)
+    assert "kv_cache: keeps up with" in swept(replaying, "1")
+    assert {run.workload["num_requests"] for run in replaying._lab.stored()} == {30}
+    replaying._settings._workload.value = "chat"
+    assert not any(field.disabled for field in replaying._settings._sizes)
 
 
 def test_a_cancelled_sweep_shows_its_cells_and_goes_on_from_them(panel: Panel) -> None:

@@ -22,7 +22,7 @@ from labkit.core.effort import EFFORTS
 from labkit.core.errors import Unavailable, WorkerDied
 from labkit.core.language import VARIABLE
 from labkit.core.machine import DEVICES
-from labkit.core.workload import WORKLOADS
+from labkit.core.workload import WORKLOADS, resized
 from labkit.lab import Lab
 from labkit.model.source import MODELS
 from labkit.optimizations import CATALOG, techniques
@@ -33,8 +33,9 @@ from labkit.runner.store import FILE_NAME, Store
 from labkit.ui.language import lessons, messages, phrases
 from labkit.ui.panel.panel import Panel
 from labkit.ui.panel.settings import Settings
-from labkit.ui.panel.views import VIEWS
+from labkit.ui.panel.views import VIEWS, Content
 from tests.runner.conftest import MOCK_WORKER, SPEC, no_process_left
+from tests.ui.conftest import make_run
 
 __all__ = ["no_process_left"]
 
@@ -234,6 +235,29 @@ def test_an_effort_that_the_environment_sets_is_told_and_cannot_be_changed(
     settings = make_lab(tmp_path).panel()._settings
     assert (settings.effort, settings._effort.disabled) == ("glance", True)
     assert told in notes(settings)
+
+
+def test_a_large_workload_is_measured_as_it_is(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path)
+    assert lab.replace(workload=resized(SPEC, batch=5000)).panel()._settings.spec.num_requests == 5000
+
+
+def test_what_was_measured_and_cannot_be_drawn_is_told(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr(panel, "_draw", fail)
+    panel.run()
+    with pytest.raises(ValueError, match="no such colour"):
+        panel.wait(TIMEOUT_S)
+    assert "no such colour" in panel._outcome.value
+    assert panel._progress_text.value == "stopped"
+    assert not panel.is_running
+
+
+def test_runs_of_another_machine_are_on_no_chart_with_those_of_this_one() -> None:
+    here, there = make_run(id="here", machine={"fingerprint": "a"}), make_run("kv_cache", machine={"fingerprint": "b"})
+    assert Content((there, here)).charted == (here,)
 
 
 def test_absurd_numbers_are_bounded_by_the_fields(panel: Panel) -> None:
