@@ -10,6 +10,9 @@ def rounded(weights):
 
 
 def smallest(runs):
-    """The fewest bytes among the recipes whose perplexity is at most 2 % above the reference's."""
+    """The fewest bytes among the recipes whose perplexity is at most 2 % above the reference's.
+
+    In the lesson: `smallest = smallest(runs)`.
+    """
     good = [run for run in runs if run.quality["perplexity_ratio"] <= 1.02]
     return min(good, key=lambda run: run.build["weights_bytes"]).label

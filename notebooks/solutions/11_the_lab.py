@@ -6,7 +6,10 @@ recipe = "kv_cache + quantize(bits=4, group_size=64) + threads"  # one thread is
 
 
 def nearest(comparison):
-    """The recipe whose decode rate is the largest share of its own limit; it need not be the fastest."""
+    """The recipe whose decode rate is the largest share of its own limit; it need not be the fastest.
+
+    In the lesson: `nearest = nearest(comparison)`.
+    """
     table = comparison.frame().dropna(subset=["limit_share"])
     return table.loc[table["limit_share"].idxmax(), "recipe"]
 

@@ -6,7 +6,7 @@ kv_bits = 16
 
 
 def token(reader):
-    """Bytes of a token's keys and values, from the sizes of the reader's own model."""
+    """Bytes of a token's keys and values, from the sizes of the reader's own model. In the lesson: `token(reader)`."""
     return f"{solve('kv_token_bytes', {**reader.figures, 'kv_bits': kv_bits}):.0f} B"
 
 

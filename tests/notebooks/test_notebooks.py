@@ -103,6 +103,12 @@ def test_it_was_executed_from_top_to_bottom_without_an_error(path: Path) -> None
     assert [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"] == []
 
 
+def test_no_run_that_it_shows_was_refused(path: Path) -> None:
+    shown = [output for cell in cells(path) if is_ignored(cell) for output in cell["outputs"]]
+    texts = ["".join(output.get("data", {}).get("text/plain", ())) for output in shown]
+    assert [text for text in texts if "INVALID" in text] == [], "measure again on a calm machine"
+
+
 def test_what_is_measured_is_shown_and_only_that_is_not_compared(path: Path) -> None:
     for cell in cells(path):
         if is_ignored(cell):
