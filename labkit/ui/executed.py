@@ -14,7 +14,7 @@ from labkit.runner.store import FILE_NAME, Store
 from labkit.ui import prose
 from labkit.ui.jupyter import require_jupyter
 from labkit.ui.language import tr
-from labkit.ui.markup import text
+from labkit.ui.markdown import escaped
 from labkit.ui.report import chapters
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ def serialized(notebook: "NotebookNode") -> str:
 
 
 def _report(runs: Sequence[Run]) -> dict[str, object]:
-    ids = "".join(f'    "{run.id}",\n' for run in runs)
+    ids = "".join(f"    {run.id!r},\n" for run in runs)  # as literals: the cell is executed
     imports = "from labkit.ui.history import stored\nfrom labkit.ui.show import charts, show, verdicts, why\n"
-    titles = "\n".join(f"- {text(prose.title(group))}" for group, _ in chapters(runs, ()))
+    titles = "\n".join(f"- {escaped(prose.title(group))}" for group, _ in chapters(runs, ()))
     cells = [
         _markdown("title", f"# {tr('labkit report')}\n\n{titles}"),
         _code("runs", f"{imports}\nids = [\n{ids}]\nruns = stored(ids, is_last=False)", []),

@@ -1,5 +1,6 @@
 """Notebooks that a kernel executed: reports of Runs, lessons in place, and nothing of this machine left in them."""
 
+import ast
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +60,14 @@ def test_a_report_of_runs_that_no_history_holds_is_written_all_the_same(make, tm
     path = tmp_path / "report.ipynb"
     document.write_report([make("kv_cache", group="unknown")], (), path, "ipynb")
     assert "kv_cache" in path.read_text()
+
+
+def test_what_runs_are_called_is_neither_code_nor_markup_of_their_report(make) -> None:
+    id, name = '"]; import os; os.abort(); ids = ["\\', "<img src=x> [a](b) *c*"
+    title, code, *_ = executed._report([make(id=id, model={"name": name})])["cells"]
+    literals = [node for node in ast.walk(ast.parse(code["source"])) if isinstance(node, ast.List)]
+    assert [ast.literal_eval(one) for one in literals] == [[id]]
+    assert "\\<img src=x> \\[a\\](b) \\*c\\*" in title["source"]
 
 
 def test_without_the_extra_nothing_is_measured_and_the_remedy_is_named(monkeypatch) -> None:
