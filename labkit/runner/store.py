@@ -6,7 +6,7 @@ A Run that `add` has returned from survives a killed process and a power cut: wr
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -35,6 +35,12 @@ CREATE TABLE IF NOT EXISTS runs (
 _UPSERT = """
 INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET model = excluded.model, status = excluded.status, json = excluded.json
+"""
+
+_MERGE = f"""
+{_UPSERT}
+WHERE (excluded.status = 'done', json_array_length(excluded.json, '$.passes'), excluded.status = 'failed')
+    > (runs.status = 'done', json_array_length(runs.json, '$.passes'), runs.status = 'failed')
 """
 
 _QUERY = """
@@ -78,9 +84,21 @@ class Store:
         Raises:
             StoreError: the disk is full, the file read-only, or another process holds it for too long.
         """
-        row = (run.id, run.created_utc, run.group, run.model["name"], run.recipe, run.device, run.status, run.to_json())
         with self._statement("written") as connection:
-            connection.execute(_UPSERT, row)
+            connection.execute(_UPSERT, _row(run))
+
+    def merge(self, runs: Iterable[Run]) -> int:
+        """Write those Runs that are not here, or not so far; all of them or none. Returns how many of them that were.
+
+        Of two states of one Run the finished one is further; of two unfinished ones that with more passes.
+
+        Raises:
+            StoreError: as of `add`.
+        """
+        rows = [_row(run) for run in runs]
+        with self._statement("written") as connection, connection:  # the inner one commits, or rolls back
+            connection.execute("BEGIN IMMEDIATE")
+            return len({row[0] for row in rows if connection.execute(_MERGE, row).rowcount > 0})
 
     def get(self, id: str) -> Run:
         """Return the Run of this id, or of the only id that begins so.
@@ -160,6 +178,10 @@ class Store:
             f"the history {self.path} cannot be {action}: {cause}; "
             "export the Runs with --json, or set LABKIT_HOME to a folder that can be written"
         )
+
+
+def _row(run: Run) -> tuple[str, ...]:
+    return run.id, run.created_utc, run.group, run.model["name"], run.recipe, run.device, run.status, run.to_json()
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

@@ -55,16 +55,22 @@ def sweep(plan: Sweep, limits: Limits, *, shard: Shard, json: str | None, html: 
 def merge(files: Sequence[Path], limits: Limits, *, into: Path | None, json: str | None, html: Path | None) -> None:
     """Put the Runs of histories and JSON files into one history, and show the sweeps among them.
 
+    Of several states of one Run that which is further stays, be it in a file or in the history.
+
     Raises:
         UsageError: a file cannot be read or holds no Runs. StoreError: the history cannot be written.
     """
     check_targets(json, html)
-    found = {run.id: run for path in files for run in runs_of(path)}
+    found = [run for path in files for run in runs_of(path)]
     with Store(into) if into is not None else open_store() as store:
-        for run in found.values():
-            store.add(run)
-        note(f"merged {len(found)} Runs of {len(files)} files into {store.path}")
-    deliver(list(found.values()), limits, json=json, html=html)
+        num_merged = store.merge(found)
+        held = {run.id: run for run in store.runs()}
+        ids = dict.fromkeys(run.id for run in found)
+        note(
+            f"merged {num_merged} Runs of {len(files)} files into {store.path}; "
+            f"{len(ids) - num_merged} were there already, as far or further"
+        )
+    deliver([held[id] for id in ids], limits, json=json, html=html)
 
 
 def runs_of(path: Path) -> tuple[Run, ...]:

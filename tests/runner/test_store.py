@@ -1,3 +1,4 @@
+import itertools
 import multiprocessing
 import sqlite3
 import threading
@@ -56,6 +57,27 @@ def test_a_later_state_replaces_the_earlier_one(store: Store) -> None:
     store.add(make_run("a1", status="done"))
     assert [run.status for run in store.runs()] == ["done"]
     assert store.runs(status="interrupted") == ()
+
+
+def test_what_is_further_is_never_replaced_by_a_merge(store: Store) -> None:
+    one = make_run("a1").passes[0]
+    early, late = (make_run("a1", status="interrupted", passes=(one,) * num) for num in (1, 2))
+    failed, done = make_run("a1", status="failed", passes=(one,) * 2), make_run("a1", error="finished")
+    ranked = [early, late, failed, done]
+    for here, there in itertools.product(ranked, repeat=2):
+        store.add(here)
+        assert store.merge([there]) == (ranked.index(there) > ranked.index(here))
+        assert store.get("a1") == max(here, there, key=ranked.index)
+    store.add(early)
+    assert store.merge([late, done, early, make_run("a2")]) == 2
+    assert [store.get(id) for id in ("a1", "a2")] == [done, make_run("a2")]
+
+
+def test_runs_are_merged_all_or_none(store: Store) -> None:
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.merge([make_run("a1"), make_run("a2", recipe=5, group=None)])
+    assert store.runs() == ()
+    assert store.merge([make_run("a1")]) == 1
 
 
 def test_an_id_may_be_shortened_as_long_as_it_is_unique(store: Store) -> None:

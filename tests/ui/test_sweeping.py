@@ -78,6 +78,24 @@ def test_shards_as_history_and_as_json_merge_to_the_whole(queues, home, tmp_path
         assert store.runs(sweep="other") == ()
 
 
+def test_a_merge_keeps_what_is_finished_and_tells_how_much_was_there(home, make, tmp_path, capsys):
+    done, early = make("kv_cache"), make("kv_cache", status="interrupted", num_blocks=1)
+    for name, runs in (("done", [done]), ("early", [early, make("precision")])):
+        (tmp_path / name).write_text("".join(f"{run.to_json()}\n" for run in runs))
+    files, into = [str(tmp_path / name) for name in ("done", "early")], ["--into", str(tmp_path / "all.sqlite3")]
+    assert cli.main(["merge", files[0], *into]) == 0
+    assert "merged 1 Runs of 1 files" in capsys.readouterr().err
+    assert cli.main(["merge", files[1], *into, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert "merged 1 Runs" in captured.err
+    assert "; 1 were there already, as far or further\n" in captured.err
+    assert [run["status"] for run in json.loads(captured.out)["runs"]] == ["done", "done"]
+    assert cli.main(["merge", *files, "--into", str(tmp_path / "both.sqlite3")]) == 0
+    for name in ("all", "both"):
+        with Store(tmp_path / f"{name}.sqlite3") as store:
+            assert store.get(done.id).status == "done"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
