@@ -56,24 +56,29 @@ LIMIT :limit
 
 
 class Store:
-    """Runs by id, newest first.
+    """Runs by id, newest first. One that is read only leaves its file, and the folder around it, as they are.
 
     Raises:
         StoreError: the file cannot be opened, is no history, or is of a newer schema.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_read_only: bool = False) -> None:
         self.path = path
         self._lock = threading.Lock()  # one connection, shared by the threads of this process
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not is_read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
-                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                f"{path.absolute().as_uri()}?{_reading(path) if is_read_only else 'mode=rwc'}",
+                uri=True,
+                timeout=_BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
             )
         except (OSError, sqlite3.Error) as error:
             raise self._failure("opened", error) from None
         try:
-            self._prepare()
+            self._prepare(is_read_only=is_read_only)
         except BaseException:
             self._connection.close()
             raise
@@ -147,7 +152,7 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, is_read_only: bool) -> None:
         with self._statement("opened") as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > VERSION:
@@ -155,6 +160,8 @@ class Store:
                     f"the history {self.path} is of schema {version}; this labkit reads up to {VERSION}; "
                     "upgrade labkit, or set LABKIT_HOME to another folder"
                 )
+            if is_read_only:
+                return
             _write_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")
             if version < VERSION:
@@ -182,6 +189,12 @@ class Store:
 
 def _row(run: Run) -> tuple[str, ...]:
     return run.id, run.created_utc, run.group, run.model["name"], run.recipe, run.device, run.status, run.to_json()
+
+
+def _reading(path: Path) -> str:
+    """How SQLite reads a file and changes nothing: where no log lies beside it, opening it as usual would leave one."""
+    file = path.resolve()  # a log lies beside the file, not beside a link to it
+    return "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "immutable=1"
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

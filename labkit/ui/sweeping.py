@@ -74,7 +74,7 @@ def merge(files: Sequence[Path], limits: Limits, *, into: Path | None, json: str
 
 
 def runs_of(path: Path) -> tuple[Run, ...]:
-    """The Runs of a history, of what `--json` wrote, or of `export --format jsonl`.
+    """The Runs of a history, of what `--json` wrote, or of `export --format jsonl`; the file is left as it is.
 
     Raises:
         UsageError: the file cannot be read, or is none of these. StoreError: a Run in it cannot be read.
@@ -82,7 +82,7 @@ def runs_of(path: Path) -> tuple[Run, ...]:
     try:
         content = path.read_bytes()
         if content.startswith(_SQLITE):
-            with Store(path) as store:
+            with Store(path, is_read_only=True) as store:
                 return store.runs()
         return _parsed(content.decode())
     except OSError as error:

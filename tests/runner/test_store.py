@@ -98,6 +98,26 @@ def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
         Store(path)
 
 
+def test_reading_changes_no_file(tmp_path: Path) -> None:
+    path, link = tmp_path / "runs of 100 % #1.sqlite3", tmp_path / "elsewhere" / "link"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with Store(path) as writer:
+        writer.add(make_run("a1"))
+        with Store(link, is_read_only=True) as reader:
+            assert reader.runs() == (make_run("a1"),)
+            with pytest.raises(StoreError, match="readonly database"):
+                reader.add(make_run("a2"))
+    before = path.read_bytes()
+    with Store(path, is_read_only=True) as reader:
+        assert reader.runs() == (make_run("a1"),)
+        assert {*tmp_path.iterdir()} == {path, link.parent}
+    assert path.read_bytes() == before
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Store(tmp_path / "none" / "runs.sqlite3", is_read_only=True)
+    assert {*tmp_path.iterdir()} == {path, link.parent}
+
+
 def test_a_file_that_is_no_history_is_named(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite3"
     path.write_text("not a database" * 100)

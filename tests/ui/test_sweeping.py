@@ -1,6 +1,7 @@
 """The commands `sweep` and `merge`, with sessions replaced by simulated queues."""
 
 import json
+import sqlite3
 
 import pytest
 
@@ -126,3 +127,14 @@ def test_what_holds_no_runs_is_not_merged(home, tmp_path, content, capsys):
     (tmp_path / "file").write_bytes(content)
     assert cli.main(["merge", str(tmp_path / "file")]) == 2
     assert "it holds no Runs" in capsys.readouterr().err
+
+
+def test_another_program_s_database_is_left_as_it_is(home, tmp_path, capsys):
+    path = tmp_path / "other.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    before = path.read_bytes()
+    assert cli.main(["merge", str(path)]) == 2
+    assert "it holds no Runs (" in capsys.readouterr().err
+    assert path.read_bytes() == before
