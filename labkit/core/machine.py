@@ -30,6 +30,8 @@ _NATIVE_ISA = {
 }
 """Extensions of which one has to be there for a processor to do arithmetic in a dtype."""
 _NOT_COMPARED = ("commit", "labkit")
+_GPU_ID = re.compile(r"\d+|GPU-[0-9a-f-]{36}")
+"""Of what CUDA_VISIBLE_DEVICES may name, that which nvidia-smi knows, too: no part of a GPU (MIG)."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -41,7 +43,8 @@ class Machine:
         host: a digest that tells hosts apart without naming them.
         num_cores: cores this process may use; num_physical_cores: those the machine has.
         isa: vector extensions, as the kernel names them. caches_bytes: by level, of one core or of those that share it.
-        gpu, gpu_memory_bytes, driver: the first NVIDIA GPU, None without one.
+        gpu, gpu_memory_bytes, driver: the first NVIDIA GPU that CUDA may use, None without one. Of one that shares the
+            CPU's memory nvidia-smi tells none, and it is None, too.
         versions: of Python and the libraries that are installed.
         labkit, commit: version of labkit and its Git commit, '' outside a checkout; recorded, not compared.
     """
@@ -92,6 +95,8 @@ def machine(device: str = "cpu") -> Machine:
 def free_memory_bytes(device: str = "cpu") -> int:
     """Bytes that can still be allocated on `device`, within the limit of the container if there is one.
 
+    Of a GPU whose memory nvidia-smi does not tell they are the CPU's, which such GPUs share.
+
     Raises:
         Unavailable: "cuda" on a machine without an NVIDIA GPU.
     """
@@ -99,7 +104,8 @@ def free_memory_bytes(device: str = "cpu") -> int:
 
     if device == "cuda":
         machine(device)
-        return _query_gpu("memory.free")[0]
+        if (free_bytes := _gpu_bytes("memory.free")) is not None:
+            return free_bytes
     available = int(psutil.virtual_memory().available)
     limit = _cgroup_number("memory.max")
     used = _cgroup_number("memory.current")
@@ -108,11 +114,9 @@ def free_memory_bytes(device: str = "cpu") -> int:
 
 @lru_cache(maxsize=1)
 def compute_capability() -> float | None:
-    """Of the first NVIDIA GPU, as 8.9 for an Ada and 9.0 for a Hopper; None without one."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    first = _run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).partition("\n")[0].strip()
-    return float(first) if first.replace(".", "", 1).isdigit() else None
+    """Of the first NVIDIA GPU that CUDA may use, as 8.9 for an Ada and 9.0 for a Hopper; None without one."""
+    told = _query_gpu("compute_cap")
+    return float(told) if told.replace(".", "", 1).isdigit() else None
 
 
 def usable_cores() -> int:
@@ -192,18 +196,23 @@ def _caches() -> dict[str, int]:
 
 @lru_cache(maxsize=1)
 def _gpu() -> tuple[str | None, int | None, str | None]:
-    """Name, memory in bytes and driver of the first GPU. Asked of nvidia-smi, so that no CUDA context is made."""
-    if shutil.which("nvidia-smi") is None:
-        return None, None, None
-    text = _run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
-    name, _, driver = text.partition("\n")[0].partition(", ")
-    return (name, _query_gpu("memory.total")[0], driver) if driver else (None, None, None)
+    """Name, memory in bytes and driver of the GPU. Asked of nvidia-smi, so that no CUDA context is made."""
+    name, _, driver = _query_gpu("name,driver_version").partition(", ")
+    return (name, _gpu_bytes("memory.total"), driver) if driver else (None, None, None)
 
 
-def _query_gpu(field_name: str) -> list[int]:
-    """A memory figure of every GPU, in bytes."""
-    text = _run(["nvidia-smi", f"--query-gpu={field_name}", "--format=csv,noheader,nounits"])
-    return [int(line) * 2**20 for line in text.splitlines() if line.strip().isdigit()]
+def _gpu_bytes(field_name: str) -> int | None:
+    """A memory figure of the GPU; None where it is "[N/A]", or there is no GPU."""
+    told = _query_gpu(field_name)
+    return int(told) * 2**20 if told.isdigit() else None
+
+
+def _query_gpu(field_names: str) -> str:
+    """Fields of the first GPU that CUDA may use, '' where nvidia-smi finds none."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
+    chosen = [f"--id={first}"] if _GPU_ID.fullmatch(first) else []
+    command = ["nvidia-smi", f"--query-gpu={field_names}", "--format=csv,noheader,nounits", *chosen]
+    return _run(command).partition("\n")[0].strip()
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str]:

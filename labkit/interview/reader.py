@@ -62,7 +62,7 @@ def _of_machine(here: Machine, device: str) -> Iterator[tuple[str, float | str]]
     is_gpu = device == "cuda" and here.gpu is not None
     yield "machine_name", str(here.gpu) if is_gpu else here.cpu
     yield "num_cores", here.num_cores
-    yield "memory_bytes", float(here.gpu_memory_bytes or 0) if is_gpu else here.memory_bytes
+    yield "memory_bytes", (is_gpu and here.gpu_memory_bytes) or here.memory_bytes
     if here.caches_bytes:
         yield "cache_bytes", max(here.caches_bytes.values())
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -53,28 +54,73 @@ def test_cuda_without_a_gpu_is_unavailable_in_one_line(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_gpu_facts_come_from_nvidia_smi(monkeypatch):
-    answers = {"name,driver_version": "NVIDIA H200, 570.86\nNVIDIA H200, 570.86\n", "memory.total": "143771\n143771\n"}
-    monkeypatch.setattr(module.shutil, "which", lambda name: name)
-    monkeypatch.setattr(module, "_run", lambda command: answers[command[1].removeprefix("--query-gpu=")])
-    module._gpu.cache_clear()
-    try:
-        assert module._gpu() == ("NVIDIA H200", 143771 * 2**20, "570.86")
-    finally:
-        module._gpu.cache_clear()
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Puts an nvidia-smi in PATH that answers a query by its fields, and keeps how it was asked."""
+
+    def put(**answers):
+        script = tmp_path / "bin" / "nvidia-smi"
+        script.parent.mkdir(exist_ok=True)
+        cases = "".join(f"*--query-gpu={name}\\ *) echo '{answer}' ;;\n" for name, answer in answers.items())
+        script.write_text(f'#!/bin/sh\necho "$*" >> "{tmp_path}/asked"\ncase "$*" in\n{cases}esac\n')
+        script.chmod(0o755)
+        return tmp_path / "asked"
+
+    cached = (module._describe, module._gpu, module.compute_capability)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for function in cached:
+        function.cache_clear()
+    yield put
+    for function in cached:
+        function.cache_clear()
+
+
+H200 = {"name,driver_version": "NVIDIA H200, 570.86\nNVIDIA H200, 570.86", "memory.total": "143771\n143771"}
+UNIFIED = {"name,driver_version": "NVIDIA GB10, 580.95", "memory.total": "[N/A]", "memory.free": "[N/A]"}
+
+
+def test_gpu_facts_come_from_nvidia_smi(nvidia_smi):
+    nvidia_smi(**H200, **{"memory.free": "100\n200"})
+    here = machine("cuda")
+    assert (here.gpu, here.gpu_memory_bytes, here.driver) == ("NVIDIA H200", 143771 * 2**20, "570.86")
+    assert free_memory_bytes("cuda") == 100 * 2**20
+
+
+def test_a_gpu_that_shares_the_cpus_memory_has_the_cpus(nvidia_smi, monkeypatch, tmp_path):
+    nvidia_smi(**UNIFIED)
+    for name in ("memory.max", "memory.current"):
+        (tmp_path / name).write_text("1000000" if name == "memory.max" else "400000")
+    monkeypatch.setattr(module, "_CGROUP", tmp_path)
+    here = machine("cuda")
+    assert (here.gpu, here.gpu_memory_bytes, here.driver) == ("NVIDIA GB10", None, "580.95")
+    assert free_memory_bytes("cuda") == 600_000
 
 
 @pytest.mark.parametrize(
-    ("answer", "capability"), [("9.0\n9.0\n", 9.0), ("12.0\n", 12.0), ("[N/A]\n", None), ("", None)]
+    ("visible", "asked"),
+    [
+        (None, []),
+        ("3,1", ["--id=3"]),
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", ["--id=GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"]),
+        ("MIG-8932f937-d72c-4106-c12f-20bd9faed9f6", []),
+        ("", []),
+    ],
 )
-def test_compute_capability_is_that_of_the_first_gpu(monkeypatch, answer, capability):
-    monkeypatch.setattr(module.shutil, "which", lambda name: name)
-    monkeypatch.setattr(module, "_run", lambda command: answer)
-    module.compute_capability.cache_clear()
-    try:
-        assert module.compute_capability() == capability
-    finally:
-        module.compute_capability.cache_clear()
+def test_the_gpu_that_cuda_will_use_is_the_one_described(nvidia_smi, monkeypatch, visible, asked):
+    seen = nvidia_smi(**H200, **{"memory.free": "100"})
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    free_memory_bytes("cuda")
+    lines = seen.read_text().splitlines()
+    assert len(lines) == 3
+    assert all(line.split()[2:] == asked for line in lines)
+
+
+@pytest.mark.parametrize(("answer", "capability"), [("9.0\n9.0", 9.0), ("12.0", 12.0), ("[N/A]", None), ("", None)])
+def test_compute_capability_is_that_of_the_first_gpu(nvidia_smi, answer, capability):
+    nvidia_smi(compute_cap=answer)
+    assert module.compute_capability() == capability
 
 
 def test_a_containers_limits_count(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """The bank that ships keeps its schema, and a bank that does not is refused in one line."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from labkit.core.errors import LabkitError, UsageError
 from labkit.core.language import Text, is_chinese
 from labkit.interview.bank import Bank, Numeric, Open, bank, read_bank
 from labkit.interview.formulas import FORMULAS
+from labkit.interview.reader import Reader
+from tests.interview.conftest import GIB, GPU, LARGE, make_run
 
 NUMERIC: dict[str, Any] = {
     "id": "cores_here",
@@ -133,3 +136,8 @@ def test_a_file_that_is_no_topic_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "01_example.json").write_text(text)
     with pytest.raises(LabkitError, match=r"interview bank 01_example.json: "):
         read_bank(tmp_path)
+
+
+def test_the_memory_of_a_gpu_that_has_none_of_its_own_is_the_machines() -> None:
+    here = dataclasses.replace(GPU, gpu_memory_bytes=None)
+    assert Reader.of(here, make_run(here, LARGE, device="cuda", step_s=0.01)).figures["memory_bytes"] == 200 * GIB
