@@ -12,6 +12,7 @@ MAX_CONTENTION = 0.1
 """More than daemons take of all core time, less than half a core of a small machine; what met more is not believed."""
 
 _STAT = Path("/proc/stat")
+_TASKS = Path("/proc/self/task")
 _IDLE = (3, 4)  # fields of a cpu line: idle, iowait
 _COUNTED = 8  # user nice system idle iowait irq softirq steal; guest time is inside user time already
 
@@ -92,5 +93,8 @@ def _own_s() -> float:
 
 def _has_children() -> bool:
     """Whether this process has live children, as far as can be told without reading the whole process table."""
-    lists = list(Path("/proc/self/task").glob("*/children"))
-    return not lists or any(path.read_text(encoding="ascii").strip() for path in lists)
+    lists = list(_TASKS.glob("*/children"))
+    try:
+        return not lists or any(path.read_text(encoding="ascii").strip() for path in lists)
+    except OSError:  # a thread ended since it was listed, and what it started is another's now
+        return True

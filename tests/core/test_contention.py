@@ -40,3 +40,9 @@ def test_own_work_is_not_contention():
     sum(range(3_000_000))
     after = CoreTime.now()
     assert after.own_s > before.own_s
+
+
+def test_a_thread_that_ends_while_the_clocks_are_read_does_no_harm(monkeypatch, tmp_path):
+    (tmp_path / "7" / "children").mkdir(parents=True)  # is listed and cannot be read, as that of an ended thread
+    monkeypatch.setattr(module, "_TASKS", tmp_path)
+    assert CoreTime.now().own_s > 0
