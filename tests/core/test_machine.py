@@ -131,6 +131,14 @@ def test_a_containers_limits_count(monkeypatch, tmp_path):
     assert usable_cores() == 1
 
 
+def test_files_that_a_container_has_cached_are_not_used_memory(monkeypatch, tmp_path):
+    stat = "anon 150000\nfile 250000\nshmem 30000\ninactive_anon 30000\nactive_file 20000\ninactive_file 200000\n"
+    for name, text in {"memory.max": "1000000\n", "memory.current": "400000\n", "memory.stat": stat}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(module, "_CGROUP", tmp_path)
+    assert free_memory_bytes() == 820_000
+
+
 def test_free_memory_is_less_than_all_of_it():
     assert 0 < free_memory_bytes() < machine().memory_bytes
 
