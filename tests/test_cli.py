@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from labkit import cli
 from labkit.core.errors import UsageError
+from labkit.core.language import VARIABLE
 from labkit.core.metrics import summarize
 from labkit.core.run import Fault, Pass, Run
 from labkit.core.trace import RequestTrace, Trace
@@ -209,6 +210,14 @@ def test_wrong_use_is_exit_code_2_before_anything_is_measured(plans, arguments, 
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "Traceback" not in captured.err
+
+
+def test_a_language_that_there_is_not_is_refused_before_anything_is_measured(plans, monkeypatch, capsys):
+    monkeypatch.setenv(VARIABLE, "klingon")
+    assert cli.main(BENCH) == 2
+    assert plans == []
+    told = "labkit: unknown language 'klingon'; allowed: en, zh; set LABKIT_LANG or give --lang\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_cancelled_session_keeps_what_it_has_and_ends_with_130(plans, monkeypatch, tmp_path):

@@ -99,3 +99,4 @@ def test_a_language_of_the_environment_that_there_is_not_is_refused(
     monkeypatch.setenv(VARIABLE, "klingon")
     assert cli.main(["interview", "--list"]) == 2
     assert "set LABKIT_LANG or give --lang" in capsys.readouterr().err
+    assert cli.main(["interview", "--list", "--lang", "zh"]) == 0

@@ -27,6 +27,7 @@ from labkit.cli.options import (
 from labkit.cli.sweep import merge, sweep
 from labkit.cli.texts import classify, similar
 from labkit.core.errors import LabkitError, UsageError
+from labkit.core.language import language
 from labkit.optimizations import rank
 
 app = typer.Typer(
@@ -80,6 +81,7 @@ def _say(error: str, code: int) -> int:
 
 @app.callback(invoke_without_command=True)
 def _labkit(
+    context: typer.Context,
     is_version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and end.")] = False,
 ) -> None:
     if is_version:
@@ -87,6 +89,8 @@ def _labkit(
 
         typer.echo(f"labkit {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand != interview.__name__:  # its --lang goes before the variable
+        language()  # a wrong one is refused now, not when the results of hours are told
 
 
 @app.command()
