@@ -134,6 +134,42 @@ def test_files_are_written_where_asked(plans, tmp_path):
     assert len(json.loads(runs.read_text())["runs"]) == 2
 
 
+@pytest.mark.parametrize(
+    "command", [[*BENCH, "--json"], [*BENCH, "--report"], ["report", "--last", "--out"], ["export", "--out"]]
+)
+def test_a_file_that_cannot_be_is_refused_before_anything_is_measured(plans, command, tmp_path, capsys):
+    (tmp_path / "loop.html").symlink_to(tmp_path / "loop.html")
+    for name, seen in (
+        ("x" * 300 + ".html", "File name too long"),
+        ("loop.html", "Too many levels of symbolic links"),
+        ("loop.html/x.html", "Too many levels of symbolic links"),
+        ("absent/x.html", "its folder does not exist"),
+    ):
+        assert cli.main([*command, str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert f"{seen}; name a file in an existing folder" in error
+        assert error.count("\n") == 1
+    assert plans == []
+
+
+def test_a_link_to_a_file_that_is_yet_to_be_written_is_followed(plans, tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "runs.json")
+    assert cli.main([*BENCH, "--json", str(tmp_path / "link.json")]) == 0
+    assert (tmp_path / "runs.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_samples_that_a_full_disk_does_not_take_are_one_line(plans, kind, capsys):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    assert cli.main(BENCH) == 0
+    capsys.readouterr()
+    assert cli.main(["export", "--out", "/dev/full", "--format", kind]) == 1
+    assert (
+        capsys.readouterr().err == "labkit: '/dev/full' cannot be written: No space left on device; name another file\n"
+    )
+
+
 def test_an_invalid_run_makes_exit_code_1(plans, monkeypatch, capsys):
     def measure(self, plan, **_):
         fault = Fault("drift", "seen", "allowed", "remedy")

@@ -1,9 +1,11 @@
 """What leaves the program as a file or on stdout: JSON of Runs and Comparisons, reports, raw samples."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any
 
 from labkit.bench.comparison import Comparison, compare
@@ -62,7 +64,7 @@ def export(runs: Sequence[Run], path: Path, kind: str) -> None:
     """Write raw samples: every output of every Run as a row (csv, parquet), or whole Runs, one a line (jsonl).
 
     Raises:
-        Unavailable: parquet without a package that writes it.
+        Unavailable: parquet without a package that writes it. LabkitError: the file cannot be written.
     """
     if kind == "jsonl":
         write_text("".join(f"{run.to_json()}\n" for run in runs), str(path))
@@ -70,12 +72,13 @@ def export(runs: Sequence[Run], path: Path, kind: str) -> None:
         write_text(samples(runs).to_csv(index=False), str(path))
     else:
         try:
-            samples(runs).to_parquet(path, index=False)
+            content = samples(runs).to_parquet(index=False)
         except ImportError:
             raise Unavailable(
                 "export as parquet was asked for; the package pyarrow is not installed; "
                 "choose csv or jsonl, or: pip install 'labkit[parquet]'"
             ) from None
+        write_bytes(content, path)
 
 
 def samples(runs: Sequence[Run]) -> "pd.DataFrame":
@@ -110,11 +113,20 @@ def check_target(target: str) -> None:
     """Find out before anything is measured that a file cannot be written there.
 
     Raises:
-        UsageError: its folder does not exist, or it is a folder itself.
+        UsageError: its folder does not exist, it is a folder itself, or it is no path.
     """
-    path = Path(target)
-    if target != STDOUT and (path.is_dir() or not path.resolve().parent.is_dir()):
-        seen = "that is a folder" if path.is_dir() else "its folder does not exist"
+    if target == STDOUT:
+        return
+    seen = ""
+    try:
+        if S_ISDIR(os.stat(target).st_mode):
+            seen = "that is a folder"
+    except FileNotFoundError:
+        if not os.path.isdir(os.path.dirname(os.path.realpath(target))):
+            seen = "its folder does not exist"
+    except (OSError, ValueError) as error:  # too long, a link to itself, a byte of 0
+        seen = error.strerror if isinstance(error, OSError) else str(error)
+    if seen:
         raise UsageError(f"output to {target!r} was asked for; {seen}; name a file in an existing folder")
 
 
@@ -127,7 +139,16 @@ def write_text(text: str, target: str) -> None:
     if target == STDOUT:
         sys.stdout.write(text)
         return
+    write_bytes(text.encode(), Path(target))
+
+
+def write_bytes(content: bytes, path: Path) -> None:
+    """Write a file.
+
+    Raises:
+        LabkitError: the disk is full or the file may not be written.
+    """
     try:
-        Path(target).write_text(text, encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
-        raise LabkitError(f"{target!r} cannot be written: {error.strerror}; name another file") from None
+        raise LabkitError(f"{str(path)!r} cannot be written: {error.strerror}; name another file") from None
