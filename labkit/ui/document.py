@@ -125,7 +125,7 @@ def check_target(target: str) -> None:
         if not os.path.isdir(os.path.dirname(os.path.realpath(target))):
             seen = "its folder does not exist"
     except (OSError, ValueError) as error:  # too long, a link to itself, a byte of 0
-        seen = error.strerror if isinstance(error, OSError) else str(error)
+        seen = (isinstance(error, OSError) and error.strerror) or str(error)
     if seen:
         raise UsageError(f"output to {target!r} was asked for; {seen}; name a file in an existing folder")
 

@@ -103,7 +103,7 @@ def executed_report(runs: Sequence[Run], path: Path) -> None:
     write_text(serialized(notebook), str(path))
 
 
-def parsed(text: str) -> "NotebookNode":
+def parsed(text: str | bytes) -> "NotebookNode":
     """A notebook from its JSON.
 
     Raises:
@@ -112,9 +112,12 @@ def parsed(text: str) -> "NotebookNode":
     import nbformat
 
     try:
-        return nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call, no-any-return]
-    except (ValueError, nbformat.ValidationError) as error:
+        notebook: NotebookNode = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+        nbformat.validate(notebook)
+    # what holds something else than cells fails in many ways on the way to the validation
+    except (ValueError, TypeError, AttributeError, RecursionError, nbformat.ValidationError) as error:
         raise UsageError(f"a notebook was asked for; the file holds none: {str(error).splitlines()[0]}") from None
+    return notebook
 
 
 def serialized(notebook: "NotebookNode") -> str:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from labkit.core.errors import LabkitError, UsageError
 from labkit.ui.document import check_target
-from labkit.ui.executed import parsed
 from labkit.ui.jupyter import require_jupyter
 from labkit.ui.markdown import escaped, table
-from labkit.ui.notebooks import title
+from labkit.ui.notebooks import read_notebook, title
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -90,7 +89,7 @@ def exhibit(path: Path) -> Exhibit:
         UsageError: it has neither a picture nor a table of results, or no heading.
     """
     heading = title(path)
-    cells = [_read(cell) for cell in parsed(path.read_text(encoding="utf-8")).cells if cell.cell_type == "code"]
+    cells = [_read(cell) for cell in read_notebook(path).cells if cell.cell_type == "code"]
     for cell in cells:
         if cell.pictures:
             source, alt = cell.pictures[0]

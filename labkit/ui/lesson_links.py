@@ -11,9 +11,9 @@ from pathlib import Path
 
 from labkit.core.errors import UsageError
 from labkit.ui.document import write_text
-from labkit.ui.executed import parsed, serialized
+from labkit.ui.executed import serialized
 from labkit.ui.jupyter import require_jupyter
-from labkit.ui.notebooks import lessons, title
+from labkit.ui.notebooks import lessons, read_notebook, title
 
 _RULE = "\n\n---\n\n"
 _GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
@@ -35,7 +35,8 @@ def renew(paths: Sequence[Path], *, is_check: bool) -> tuple[Path, ...]:
     require_jupyter("writing a notebook", ("nbformat",))
     changed = []
     for path in paths:
-        notebook = parsed(path.read_text(encoding="utf-8"))
+        title(path)  # what has none is refused
+        notebook = read_notebook(path)
         first = notebook.cells[0]
         source = first.source.partition(_RULE)[0] + _RULE + links(path, repository(path.resolve().parents[1]))
         if source != first.source:

@@ -32,13 +32,27 @@ def lessons(folder: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
     return tuple(path for path in found if not names or path.name.startswith(tuple(names)))
 
 
+def read_notebook(path: Path) -> "NotebookNode":
+    """The notebook that a file holds.
+
+    Raises:
+        UsageError: the file cannot be read, or holds none.
+    """
+    try:
+        return parsed(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: a notebook was asked for; it cannot be read: {error.strerror}") from None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
 def title(path: Path) -> str:
     """The heading of a lesson, as in `03 · Quantization · 量化`.
 
     Raises:
         UsageError: the file is no notebook, or does not begin with a heading.
     """
-    cells = parsed(path.read_text(encoding="utf-8")).cells
+    cells = read_notebook(path).cells
     heading = str(cells[0].source).splitlines()[:1] if cells else []
     if not heading or not heading[0].startswith("# "):
         raise UsageError(f"the heading of {str(path)!r} was asked for; it has none; begin its first cell with `# `")
@@ -51,15 +65,16 @@ def refresh(paths: Sequence[Path], *, is_check: bool) -> bool:
     All share one history, in a temporary folder: what a lesson shows depends on nothing that was measured before.
 
     Raises:
-        Unavailable: the extra `notebooks` is missing. LabkitError: a cell failed, or a file cannot be written.
+        UsageError: a file is no notebook. Unavailable: the extra `notebooks` is missing. LabkitError: a cell failed, or
+        a file cannot be written.
     """
     require_jupyter()
     num_changed = 0
     with TemporaryDirectory(prefix="labkit-notebooks-") as home:
         for path in paths:
+            notebook = read_notebook(path)
+            before = claims(notebook)
             try:
-                notebook = parsed(path.read_text(encoding="utf-8"))
-                before = claims(notebook)
                 execute(notebook, folder=path.parent, home=Path(home))
             except LabkitError as error:
                 raise LabkitError(f"{path}: {error}") from None

@@ -100,6 +100,32 @@ def test_a_cell_that_raises_is_one_line_with_the_notebook_s_name(folder: Path, c
     assert capsys.readouterr().err == f"labkit: {path}: cell 'fails' raised ZeroDivisionError: division by zero\n"
 
 
+@pytest.mark.parametrize("action", [["--links"], ["--gallery", "gallery.md"], ["--check"]])
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff", b"[]", b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": 3}', b"[" * 100_000, None],
+)
+def test_a_file_that_is_no_notebook_is_one_line(
+    action: list[str], content: bytes | None, folder: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "00_first.ipynb").unlink()
+    if content is None:
+        (folder / "00_first.ipynb").mkdir()
+    else:
+        (folder / "00_first.ipynb").write_bytes(content)
+    assert command("00", "--folder", folder, *action) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"labkit: {folder / '00_first.ipynb'}: a notebook was asked for; ")
+    assert error.count("\n") == 1
+
+
+def test_a_notebook_without_a_heading_has_no_links(folder: Path, capsys) -> None:
+    nbformat.write(new_notebook(), folder / "00_first.ipynb")
+    assert command("00", "--folder", folder, "--links") == 2
+    assert "it has none; begin its first cell with `# `" in capsys.readouterr().err
+
+
 def test_lessons_are_named_by_the_beginning_of_their_names(folder: Path) -> None:
     assert [path.stem for path in lessons(folder)] == ["00_first", "01_second"]
     assert [path.stem for path in lessons(folder, ["01"])] == ["01_second"]
