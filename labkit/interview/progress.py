@@ -1,6 +1,7 @@
 """Progress: what was answered when and how well, kept in one JSON file under LABKIT_HOME; what to ask next."""
 
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,13 +22,22 @@ ALLOWED_S = {"numeric": 180.0, "open": 300.0}
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer: to which question, its score (1 = right, or the whole rubric), how long it took."""
+    """One answer: to which question, its score (1 = right, or the whole rubric), how long it took.
+
+    Raises:
+        TypeError, ValueError: a field is of the wrong kind, as in a file that was edited.
+    """
 
     question: str
     topic: str
     score: float
     took_s: float
     at_utc: str
+
+    def __post_init__(self) -> None:
+        is_worded = all(isinstance(word, str) for word in (self.question, self.topic, self.at_utc))
+        if not (is_worded and 0 <= self.score <= 1 and 0 <= self.took_s < math.inf):
+            raise ValueError(f"no answer: {str(asdict(self))[:200]}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class Progress:
             return cls(tuple(Answered(**entry) for entry in fields["answers"]))
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError(f"progress {path} cannot be read: {error}; move the file away to begin anew") from None
 
     def save(self, path: Path) -> None:

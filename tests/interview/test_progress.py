@@ -1,5 +1,7 @@
 """Progress survives, is whole or not there, and decides what is asked next."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,17 @@ def test_answers_are_kept_and_come_back(tmp_path: Path) -> None:
     assert [found.name for found in path.parent.iterdir()] == ["interview.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 99, "answers": []}', '{"schema": 1, "answers": [{"who": 1}]}'])
+ANSWER = {"question": "gil", "topic": "parallel", "score": 1.0, "took_s": 3.0, "at_utc": "2030-01-02T03:04:05+00:00"}
+WRONG = ({"score": "a"}, {"score": 2}, {"score": math.nan}, {"took_s": None}, {"took_s": 1e400}, {"question": [1]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", '{"schema": 99, "answers": []}', '{"schema": 1, "answers": [{"who": 1}]}', "[" * 100_000,
+        *(json.dumps({"schema": 1, "answers": [{**ANSWER, **wrong}]}) for wrong in WRONG),
+    ],
+)  # fmt: skip
 def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / "interview.json"
     path.write_text(text)
