@@ -40,8 +40,7 @@ def home() -> Path:
     Raises:
         UsageError: it cannot be created.
     """
-    named = os.environ.get("LABKIT_HOME", "")
-    return _created(Path(named).expanduser().absolute() if named else Path.home() / ".local" / "share" / "labkit")
+    return _created(Path(os.environ.get("LABKIT_HOME", "") or "~/.local/share/labkit"))
 
 
 def cache_folder() -> Path:
@@ -80,10 +79,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def _created(folder: Path) -> Path:
     try:
+        folder = folder.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the user's home is not known"
         raise UsageError(
-            f"folder {str(folder)!r} for labkit's history and cache cannot be created: {error.strerror}; "
+            f"folder {str(folder)!r} for labkit's history and cache cannot be created: {reason}; "
             "set LABKIT_HOME to a folder that can be written"
         ) from None
     return folder

@@ -41,6 +41,12 @@ def test_a_home_that_cannot_be_created_is_named_with_the_remedy(
         paths.home()
 
 
+def test_the_home_of_a_user_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_HOME", "~no-such-user/labkit")
+    with pytest.raises(UsageError, match=r"folder '~no-such-user/labkit' .* the user's home is not known; set LABK"):
+        paths.home()
+
+
 def test_a_saved_prefix_lies_in_the_cache_folder_under_its_name(tmp_path: Path) -> None:
     assert paths.prefix_path(tmp_path, "faq-2_b") == tmp_path / "prefixes" / "faq-2_b.safetensors"
 

@@ -191,7 +191,11 @@ def test_what_python_says_of_a_recipe_is_told(text: str) -> None:
     assert not re.search(r"（[^）]*[a-z]{3}[^）]*）", retold(str(error.value)))
 
 
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EISDIR, errno.ENOTDIR])
+@pytest.mark.parametrize(
+    "number",
+    [errno.ENOENT, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
+     errno.ELOOP],
+)  # fmt: skip
 def test_what_the_system_says_of_a_file_is_told(number: int) -> None:
     assert is_chinese(retold(os.strerror(number)))
 
