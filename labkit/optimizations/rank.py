@@ -15,14 +15,19 @@ needs the model; the others are sent their shards.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from labkit.core.errors import UsageError
 from labkit.optimizations.ranks import RANK_COMMAND
 
 if TYPE_CHECKING:
     from labkit.engine.config import EngineConfig
+
+_TOLD = {"RANK": r"\d{1,6}", "WORLD_SIZE": r"\d{1,6}", "MASTER_ADDR": r"\S+", "MASTER_PORT": r"\d{1,5}"}
+"""What torchrun tells each process that it starts, and the form that it has."""
 
 
 def configured(recipe: str) -> "EngineConfig":
@@ -37,8 +42,20 @@ def configured(recipe: str) -> "EngineConfig":
 
 
 def is_elsewhere() -> bool:
-    """Whether torchrun started this process to serve the first of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["RANK"]) > 0
+    """Whether torchrun started this process to serve the first of several.
+
+    Raises:
+        UsageError: torchrun left its mark in the environment, and not what it tells each process.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return False
+    for name, form in _TOLD.items():
+        if not re.fullmatch(form, told := os.environ.get(name, "")):
+            raise UsageError(
+                f"TORCHELASTIC_RUN_ID says that torchrun started this, and {name} is {told!r}; "
+                "start it with torchrun, or unset TORCHELASTIC_RUN_ID"
+            )
+    return int(os.environ["RANK"]) > 0
 
 
 def serve() -> None:
