@@ -416,6 +416,61 @@ def test_help_needs_no_heavy_package():
     assert "bench" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("RANK", None), ("RANK", "x"), ("MASTER_ADDR", None), ("MASTER_PORT", "-1")]
+)
+def test_half_of_what_torchrun_tells_is_one_line_that_names_the_variable(name, told, monkeypatch, capsys):
+    for variable in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "MASTER_PORT"):
+        monkeypatch.setenv(variable, "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv(name, told) if told else monkeypatch.delenv(name)
+    assert cli.main(["catalog"]) == 2
+    error = capsys.readouterr().err
+    assert f"{name} is {told or ''!r}; start it with torchrun" in error
+    assert error.count("\n") == 1
+
+
+def run_module(*arguments, **changes):
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), **changes.pop("env", {})}
+    command = [sys.executable, "-m", "labkit", *arguments]
+    return subprocess.run(
+        command, check=False, text=True, timeout=60, env=environment, stderr=subprocess.PIPE, **changes
+    )
+
+
+@pytest.mark.parametrize("arguments", [["catalog"], ["catalog", "--json"]])
+def test_a_full_disk_below_stdout_is_one_line(arguments):
+    with open("/dev/full", "w") as full:
+        done = run_module(*arguments, stdout=full)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "labkit: No space left on device for what was to be written; free space\n",
+    )
+
+
+def test_a_reader_of_stdout_that_has_gone_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        done = run_module("catalog", stdout=pipe)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_terminal_that_knows_few_characters_is_told_all_the_same():
+    done = run_module("catalog", stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2026" in done.stdout
+
+
+def test_a_byte_on_stdin_that_is_no_text_is_a_wrong_answer(tmp_path):
+    (tmp_path / "answers").write_bytes(b"\xff\n")
+    strict = {"PYTHONIOENCODING": "utf-8:strict", "LABKIT_HOME": str(tmp_path)}
+    with open(tmp_path / "answers") as answers:
+        done = run_module("interview", "amdahl_here", stdin=answers, stdout=subprocess.DEVNULL, env=strict)
+    assert done.returncode == 2
+    assert done.stderr.startswith("labkit: answer '\ufffd' cannot be read")
+
+
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "labkit", "nope"], check=False, capture_output=True, timeout=60)
     assert done.returncode == 2

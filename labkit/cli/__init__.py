@@ -4,7 +4,10 @@ Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 a Run 
 130 cancelled with Ctrl-C. Modules are imported by the command that needs them, so that `--help` is quick.
 """
 
+import sys
 from collections.abc import Sequence
+from errno import EDQUOT, ENOSPC, EPIPE
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -54,16 +57,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Where torchrun started this process on another host than the first, it serves the command that runs there.
     """
-    if rank.is_elsewhere():
-        rank.serve()
-        return 0
-    with rank.served():
-        return _run(args)
-
-
-def _run(args: Sequence[str] | None) -> int:
+    _take_any_text()
     try:
-        code = app(args=args, prog_name="labkit", standalone_mode=False)
+        code = _run(args)
+        if sys.stdout is not None:  # a shell may have closed it
+            sys.stdout.flush()
     except LabkitError as error:
         return _say(str(error), error.exit_code)
     except TyperException as error:  # an option or a command that does not exist, or a value that is none
@@ -71,7 +69,29 @@ def _run(args: Sequence[str] | None) -> int:
         return _say(f"{message}; `labkit --help` and `labkit COMMAND --help` say what is allowed", 2) if message else 2
     except Abort:
         return 130
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT, EPIPE):
+            raise
+        sys.stdout = StringIO()  # what is left in it would fail once more at the end
+        if error.errno == EPIPE:  # as with `| head`
+            return 1
+        return _say(f"{error.strerror} for what was to be written; free space", 1)
     return code if isinstance(code, int) else 0
+
+
+def _run(args: Sequence[str] | None) -> object:
+    if rank.is_elsewhere():
+        rank.serve()
+        return 0
+    with rank.served():
+        return app(args=args, prog_name="labkit", standalone_mode=False)
+
+
+def _take_any_text() -> None:
+    """Let no byte on stdin and no character on stdout end a command, whatever the locale."""
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _say(error: str, code: int) -> int:
