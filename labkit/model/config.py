@@ -13,6 +13,8 @@ FAMILIES: dict[str, str] = {
     "Qwen3ForCausalLM": "qwen3",
 }
 
+_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -38,8 +40,9 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
-                     "intermediate_size", "max_positions"):  # fmt: skip
+        sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
+                 "intermediate_size", "max_positions")  # fmt: skip
+        for name in sizes if self.sliding_window is None else (*sizes, "sliding_window"):
             value = getattr(self, name)
             if not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
                 raise CheckpointError(f"config.json: {name} is {value!r}; allowed: whole numbers from 1")
@@ -60,28 +63,8 @@ class ModelConfig:
         Raises:
             CheckpointError: it asks for remote code, names an unsupported family or feature, or lacks a size.
         """
-        if "auto_map" in config:
-            raise CheckpointError(
-                "config.json holds auto_map: the model wants to run its own code, which labkit never does"
-            )
-        names = config.get("architectures") or []
-        family = next((FAMILIES[name] for name in names if name in FAMILIES), "")
-        if not family:
-            raise CheckpointError(
-                f"config.json: architecture {', '.join(map(str, names)) or 'not named'} is not supported; "
-                f"allowed: {', '.join(FAMILIES)}"
-            )
-        if config.get("hidden_act", "silu") != "silu" or config.get("mlp_bias"):
-            raise CheckpointError(
-                "config.json: the feed-forward block is no bias-free SwiGLU, the only kind labkit runs"
-            )
-        if config.get("attention_bias") and family != "qwen2":
-            raise CheckpointError("config.json: attention_bias is set; labkit runs it for Qwen2 only (on q, k and v)")
-        if config.get("quantization_config"):
-            raise CheckpointError(
-                "config.json: the checkpoint is already quantized; use the original 16- or 32-bit one"
-            )
         try:
+            family = _family(config)
             heads, hidden = config["num_attention_heads"], config["hidden_size"]
             eos = config.get("eos_token_id")
             rope = _rope(config)
@@ -142,6 +125,28 @@ def plain(config: ModelConfig) -> dict[str, Any]:
     return asdict(config)
 
 
+def _family(config: Mapping[str, Any]) -> str:
+    """The family of the model, which has to be one that labkit runs as it is."""
+    if "auto_map" in config:
+        raise CheckpointError(
+            "config.json holds auto_map: the model wants to run its own code, which labkit never does"
+        )
+    names = config.get("architectures") or []
+    family = next((FAMILIES[name] for name in names if name in FAMILIES), "")
+    if not family:
+        raise CheckpointError(
+            f"config.json: architecture {', '.join(map(str, names)) or 'not named'} is not supported; "
+            f"allowed: {', '.join(FAMILIES)}"
+        )
+    if config.get("hidden_act", "silu") != "silu" or config.get("mlp_bias"):
+        raise CheckpointError("config.json: the feed-forward block is no bias-free SwiGLU, the only kind labkit runs")
+    if config.get("attention_bias") and family != "qwen2":
+        raise CheckpointError("config.json: attention_bias is set; labkit runs it for Qwen2 only (on q, k and v)")
+    if config.get("quantization_config"):
+        raise CheckpointError("config.json: the checkpoint is already quantized; use the original 16- or 32-bit one")
+    return family
+
+
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary settings, of the old form (rope_theta, rope_scaling) or the new one (rope_parameters)."""
     rope = {"rope_theta": config.get("rope_theta", 10_000.0)}
@@ -149,6 +154,9 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = rope.setdefault("rope_type", rope.pop("type", "default"))
     if kind not in ("default", "llama3"):
         raise CheckpointError(f"config.json: rotary scaling {kind!r} is not supported; allowed: default, llama3")
+    for name in _LLAMA3 if kind == "llama3" else ():
+        if type(rope[name]) not in (int, float) or rope[name] <= 0:
+            raise CheckpointError(f"config.json: {name} is {rope[name]!r}; allowed: numbers above 0")
     return rope
 
 

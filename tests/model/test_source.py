@@ -29,7 +29,7 @@ def test_the_embedded_model_is_read_from_the_bundled_data(folder: Path, monkeypa
     assert (source.folder, source.origin) == (folder, "trained for labkit, ships with it")
 
 
-@pytest.mark.parametrize("name", ["", "gpt-5", "llama_125m", "a b", "~nobody-here", "x\0y"])
+@pytest.mark.parametrize("name", ["", "gpt-5", "llama_125m", "a b", "~nobody-here", "x\0y", "x" * 300])
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(
         UsageError, match=r"unknown model .*; allowed: pylm, llama-125m, .*; or name a checkpoint folder"
@@ -38,7 +38,7 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     assert MODELS == ("pylm", "llama-125m", "qwen3-0.6b", "llama-1b", "llama-7b")
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "../x"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "../x", "./" + "x" * 300])
 def test_a_missing_folder_is_said_so(name: str) -> None:
     with pytest.raises(CheckpointError, match=r"model folder .* does not exist; expected a folder with config\.json"):
         open_model(name)
@@ -71,6 +71,25 @@ def test_a_missing_config_is_named(folder: Path) -> None:
 def test_remote_code_and_foreign_families_are_refused(
     change: dict[str, Any], message: str, folder: Path, edit: Edit
 ) -> None:
+    edit(folder, "config.json", lambda config: config.update(change))
+    with pytest.raises(CheckpointError, match=message):
+        open_model(str(folder))
+
+
+LLAMA3 = {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": 5}, "holds a value of the wrong kind"),
+        ({"architectures": [["x"]]}, "holds a value of the wrong kind"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "lacks 'factor'"),
+        ({"rope_scaling": {"rope_type": "llama3", **LLAMA3, "factor": "8"}}, "factor is '8'; allowed: numbers above 0"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": "abc"}, "sliding_window is 'abc'; allowed: whole"),
+    ],
+)
+def test_a_value_that_no_config_has_is_named(change: dict[str, Any], message: str, folder: Path, edit: Edit) -> None:
     edit(folder, "config.json", lambda config: config.update(change))
     with pytest.raises(CheckpointError, match=message):
         open_model(str(folder))
