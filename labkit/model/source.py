@@ -71,12 +71,12 @@ def open_model(name: str) -> ModelSource:
         folder = shape_folder(name, cache_folder())
         return _opened(name, folder, "random weights: speed only", has_random_weights=True)
     path = Path(os.path.expanduser(name))
-    if name and path.is_dir():
+    if name and os.path.isdir(path):  # unlike Path.is_dir, also False for what can be no path
         return _opened(name, path, f"folder {path.resolve()}")
     if _HUB_NAME.fullmatch(name):
         folder = _download(name)
         return _opened(name, folder, f"Hugging Face hub, revision {folder.name}")
-    if name and ("/" in name or path.exists()):
+    if name and ("/" in name or os.path.exists(path)):
         Checkpoint.open(path)  # says what is wrong with it
     raise UsageError.unknown("model", name, MODELS, remedy="or name a checkpoint folder, or a hub model as org/name")
 
@@ -91,7 +91,7 @@ def sizes_of(name: str) -> ModelConfig | None:
         return ModelConfig.from_dict(SHAPES[name])
     folder = data_path("models", EMBEDDED) if name == EMBEDDED else Path(os.path.expanduser(name))
     path = folder / "config.json"
-    is_here = name and os.path.isfile(path)  # unlike Path.is_file, also False for what can be no path
+    is_here = name and os.path.isfile(path)
     return ModelConfig.from_dict(read_json(path)) if is_here else None
 
 

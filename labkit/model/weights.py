@@ -42,8 +42,8 @@ class Checkpoint:
         Raises:
             CheckpointError: a file is missing, lies, or is of a kind labkit does not read.
         """
-        if not folder.is_dir():
-            seen = "is a file" if folder.exists() else "does not exist"
+        if not os.path.isdir(folder):  # unlike Path.is_dir, also False for what can be no path
+            seen = "is a file" if os.path.exists(folder) else "does not exist"
             raise CheckpointError(
                 f"model folder {folder} {seen}; expected a folder with config.json, tokenizer.json and *.safetensors"
             )
