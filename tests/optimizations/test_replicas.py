@@ -215,7 +215,8 @@ def test_a_replica_that_dies_interrupts_its_run_and_no_other(tiny_model: str, tm
             killed.set()
             replicas_of(psutil.Process())[0].kill()
 
-    plan = Plan(model=tiny_model, spec=replace(AT_ONCE, new_tokens=64), recipes=("kv_cache", f"kv_cache + {TWO}"))
+    recipes = ("kv_cache", f"kv_cache + {TWO}")
+    plan = Plan(model=tiny_model, spec=replace(AT_ONCE, new_tokens=64), recipes=recipes, effort="glance")
     plain, divided = Session(cache_folder=tmp_path).measure(plan, on_progress=kill_one)
     assert killed.is_set()
     assert (plain.status, plain.error) == ("done", "")

@@ -32,7 +32,9 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(path: Path, folder: Path, *recipes: str) -> tuple[Run, ...]:
-    plan = Plan(model=f"{path}?text=body&label=topic", spec=QUERIES, recipes=recipes, system="classifier")
+    plan = Plan(
+        model=f"{path}?text=body&label=topic", spec=QUERIES, recipes=recipes, system="classifier", effort="glance"
+    )
     return Session(cache_folder=folder).measure(plan)
 
 

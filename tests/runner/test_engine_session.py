@@ -62,7 +62,8 @@ def test_a_shared_prefix_is_found_in_every_measured_pass_and_decides_by_the_firs
 def test_a_cold_pass_of_one_request_finds_nothing(tiny_model: str, tmp_path: Path) -> None:
     spec = replace(SPEC, prompt_tokens=40, shared_prefix_tokens=32, cache_state="cold")
     recipes = ("kv_cache(block_size=16) + prefix_cache",)
-    (run,) = Session(cache_folder=tmp_path).measure(Plan(model=tiny_model, spec=spec, recipes=recipes))
+    plan = Plan(model=tiny_model, spec=spec, recipes=recipes, effort="glance")
+    (run,) = Session(cache_folder=tmp_path).measure(plan)
     assert run.metrics["prefix_hit_rate"] == {"value": 0.0}
     assert run.repeats == 1
 
@@ -117,7 +118,7 @@ def test_a_rank_that_dies_interrupts_its_run_and_leaves_no_process(
             for process in of_ranks()[:1]:
                 process.kill()
 
-    plan = Plan(model=tiny_model, spec=SPEC, recipes=("kv_cache", "kv_cache + tensor_parallel"))
+    plan = Plan(model=tiny_model, spec=SPEC, recipes=("kv_cache", "kv_cache + tensor_parallel"), effort="glance")
     alone, split = Session(cache_folder=tmp_path).measure(plan, on_progress=kill_one_while_measuring)
     assert (alone.status, split.status) == ("done", "interrupted")
     assert "rank 1 of 2 was killed by SIGKILL" in split.error
