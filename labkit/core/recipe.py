@@ -13,6 +13,9 @@ from labkit.core.errors import UsageError
 
 KnobValue = str | int | float | bool | None
 
+PEER_PREFIX = "peer:"
+"""What a Run's recipe begins with where another project's engine was measured; its name and knobs follow."""
+
 _FORM = "write it like: kv_cache + quantize(bits=8)"
 
 

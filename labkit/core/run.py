@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import StoreError
+from labkit.core.shape import RUN
 from labkit.core.trace import Trace
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Run:
     """A measured Recipe.
 
     Attributes:
-        id: unique. group: the session it was interleaved in; Runs compare only within one group.
+        id: unique; letters, digits, _ and -. group: the session it was interleaved in; Runs compare only within one.
         created_utc: ISO 8601, a label only.
         recipe: canonical text. workload, workload_hash: the WorkloadSpec's fields and hash.
         model: name, hash, num_parameters, has_random_weights, source.
@@ -109,22 +110,27 @@ class Run:
         """Read a stored Run.
 
         Raises:
-            StoreError: the text is of a newer schema or no Run.
+            StoreError: the text is of a newer schema or no Run; what is wrong in it is named.
         """
         try:
-            fields = json.loads(text)
+            fields = json.loads(text, parse_constant=_refuse)
+            if "\\" in text:
+                json.dumps(fields, ensure_ascii=False).encode()  # half a character could not be written anywhere
             if fields["schema"] > SCHEMA:
                 raise StoreError(
                     f"a Run of schema {fields['schema']} was asked for; "
                     f"this labkit reads up to {SCHEMA}; upgrade labkit"
                 )
+            for name, check in RUN.items():
+                if name in fields and (wrong := check(fields[name])):
+                    raise StoreError(f"a stored Run cannot be read: {name}{wrong}")
             fields["passes"] = tuple(
                 Pass(item["block"], Trace.of(item["trace"]), item["contention"], item.get("process", 0))
                 for item in fields["passes"]
             )
             fields["faults"] = tuple(Fault(**fault) for fault in fields["faults"])
             return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise StoreError(f"a stored Run cannot be read: {type(error).__name__}: {error}") from None
 
     def frame(self) -> "pd.DataFrame":
@@ -139,3 +145,7 @@ class Run:
         ]
         columns = ["block", "request", "output", "arrival_s", "output_s", "latency_s", "token"]
         return pd.DataFrame(rows, columns=columns)
+
+
+def _refuse(constant: str) -> None:
+    raise StoreError(f"a stored Run cannot be read: it holds {constant}; allowed: finite numbers")

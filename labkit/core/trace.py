@@ -27,8 +27,8 @@ class RequestTrace:
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "RequestTrace":
         """The inverse of `dataclasses.asdict`, after JSON has turned tuples into lists."""
-        sequences = {key: tuple(fields[key]) for key in ("output_s", "output_ids")}
-        return cls(**{**fields, **sequences})
+        output_s, output_ids = tuple(fields["output_s"]), tuple(fields["output_ids"])
+        return cls(**{**fields, "output_s": output_s, "output_ids": output_ids})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from labkit.core.errors import Unavailable, UsageError
 from labkit.core.machine import free_memory_bytes
-from labkit.core.recipe import Recipe
+from labkit.core.recipe import PEER_PREFIX, Recipe
 from labkit.core.workload import WorkloadSpec
 from labkit.runner.memory import PROCESS_BYTES, Need, peer_need, recipe_need
 from labkit.runner.systems import ENGINE, TEXT_SYSTEMS, corpus_facts, import_framework
@@ -17,8 +17,6 @@ from labkit.runner.systems import ENGINE, TEXT_SYSTEMS, corpus_facts, import_fra
 if TYPE_CHECKING:
     from labkit.bench.system import System
     from labkit.optimizations import Bound
-
-PEER_PREFIX = "peer:"
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labkit.bench.comparison import Comparison
-from labkit.core.recipe import Recipe
+from labkit.core.recipe import PEER_PREFIX, Recipe
 from labkit.core.run import Run
-from labkit.runner.target import PEER_PREFIX
 from labkit.ui import classification, facts, prose
 from labkit.ui.chart_tables import charted
 from labkit.ui.explain import explanation

@@ -21,7 +21,7 @@ def make_run(id: str, **changes: object) -> Run:
         group="g",
         created_utc=f"2026-01-01T00:00:00.{id[-1]}",
         recipe="kv_cache",
-        workload={"name": "chat"},
+        workload={"name": "chat", "scenario": "single_stream", "prompt_tokens": 4, "new_tokens": 2},
         workload_hash="w",
         model={"name": "pylm"},
         device="cpu",

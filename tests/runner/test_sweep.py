@@ -40,7 +40,7 @@ class Queues:
         traces = [serve(plan.spec, SERVICE_S[recipe])] * 8
         return (
             Run(
-                id=f"run{next(self._ids)}/{id(self)}",
+                id=f"run{next(self._ids)}-{id(self)}",
                 group="g",
                 created_utc=f"2030-01-01T00:00:{len(self.plans):02d}",
                 recipe=recipe,
