@@ -175,11 +175,11 @@ def prefix(
 ) -> None:
     """Compute the keys and values of a text once and save them, for `preload` to read before the first request."""
     from labkit.lab import Lab
-    from labkit.ui import measuring
+    from labkit.ui.console import note
 
     lab = Lab(model=model, devices=[device])
     path = lab.save_prefix(name, recipe=recipe, text=_text(text) if text else "", tokens=tokens or 0, seed=seed)
-    measuring.note(f"wrote {path}")
+    note(f"wrote {path}")
 
 
 @app.command()
@@ -232,7 +232,7 @@ def report(
     ] = None,
 ) -> None:
     """Write a report of stored Runs; without options, list them."""
-    from labkit.ui import console, document, history, inventory, measuring
+    from labkit.ui import console, document, history, inventory
     from labkit.ui.language import tr
 
     if not (run or last or out or format):
@@ -244,7 +244,7 @@ def report(
     document.check_target(str(out))
     runs = history.stored(run, is_last=not run)
     document.write_report(runs, document.comparisons_of(runs), out, kind)
-    measuring.note(f"wrote {out}")
+    console.note(f"wrote {out}")
 
 
 @app.command()
@@ -272,14 +272,14 @@ def export(
     last: IsLast = False,
 ) -> None:
     """Write the raw samples of stored Runs, all of them unless some are named."""
-    from labkit.ui import document, history, measuring
+    from labkit.ui import console, document, history
 
     if format not in document.EXPORT_FORMATS:
         raise UsageError.unknown("export format", format, document.EXPORT_FORMATS)
     document.check_target(str(out))
     runs = history.stored(run, is_last=last)
     document.export(runs, out, format)
-    measuring.note(f"wrote {len(runs)} Runs to {out}")
+    console.note(f"wrote {len(runs)} Runs to {out}")
 
 
 @app.command()
@@ -297,7 +297,7 @@ def notebooks(
     """Execute the lessons again, in place; what they claim anew is told, and with --check it is exit code 1."""
     from labkit.ui import gallery as page
     from labkit.ui import lesson_links
-    from labkit.ui.measuring import note
+    from labkit.ui.console import note
     from labkit.ui.notebooks import lessons, refresh
 
     paths = lessons(folder, names or ())

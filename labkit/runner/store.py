@@ -6,8 +6,10 @@ A Run that `add` has returned from survives a killed process and a power cut: wr
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +20,7 @@ VERSION = 1
 FILE_NAME = "runs.sqlite3"
 _BUSY_TIMEOUT_S = 10.0
 _RETRY_S = 0.01
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # the last: a table is not there
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -44,26 +47,30 @@ WHERE (excluded.status = 'done', json_array_length(excluded.json, '$.passes'), e
 """
 
 _QUERY = """
-SELECT json FROM runs
+SELECT id FROM runs
 WHERE (:model IS NULL OR model = :model)
   AND (:device IS NULL OR device = :device)
   AND (:group IS NULL OR session = :group)
   AND (:status IS NULL OR status = :status)
   AND (:sweep IS NULL OR json_extract(json, '$.sweep') = :sweep)
 ORDER BY created_utc DESC, rowid DESC
-LIMIT :limit
 """
 
 
 class Store:
     """Runs by id, newest first. One that is read only leaves its file, and the folder around it, as they are.
 
+    `warn` is told, in one line, of each stored Run that cannot be read and is passed over.
+
     Raises:
         StoreError: the file cannot be opened, is no history, or is of a newer schema.
     """
 
-    def __init__(self, path: Path, *, is_read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, is_read_only: bool = False, warn: Callable[[str], object] = warnings.warn
+    ) -> None:
         self.path = path
+        self._warn = warn
         self._lock = threading.Lock()  # one connection, shared by the threads of this process
         try:
             if not is_read_only:
@@ -100,8 +107,8 @@ class Store:
         Raises:
             StoreError: as of `add`.
         """
-        rows = [_row(run) for run in runs]
         with self._statement("written") as connection, connection:  # the inner one commits, or rolls back
+            rows = [_row(run) for run in runs]
             connection.execute("BEGIN IMMEDIATE")
             return len({row[0] for row in rows if connection.execute(_MERGE, row).rowcount > 0})
 
@@ -109,17 +116,17 @@ class Store:
         """Return the Run of this id, or of the only id that begins so.
 
         Raises:
-            UsageError: no Run or several Runs answer to it. StoreError: the history cannot be read.
+            UsageError: no Run or several Runs answer to it. StoreError: the history or this Run cannot be read.
         """
+        told = id.encode(errors="replace").decode()  # SQLite takes nothing that has no UTF-8, and no id is such
         with self._statement("read") as connection:
             # substr, not LIKE: an id given by a user holds no wildcards
-            query = "SELECT json FROM runs WHERE substr(id, 1, ?) = ? ORDER BY length(id), id LIMIT 2"
-            rows = connection.execute(query, (len(id), id)).fetchall()
-        runs = [Run.from_json(text) for (text,) in rows]
-        if not id or not runs or (len(runs) > 1 and runs[0].id != id):
-            seen = "several Runs begin so" if id and runs else "no Run has it"
+            query = "SELECT id, json FROM runs WHERE substr(id, 1, ?) = ? ORDER BY length(id), id LIMIT 2"
+            rows = connection.execute(query, (len(told), told)).fetchall()
+        if not id or not rows or (len(rows) > 1 and rows[0][0] != id):
+            seen = "several Runs begin so" if id and rows else "no Run has it"
             raise UsageError(f"Run {id!r} was asked of {self.path}; {seen}; `labkit report` lists all ids")
-        return runs[0]
+        return Run.from_json(rows[0][1])
 
     def runs(
         self,
@@ -131,15 +138,23 @@ class Store:
         status: str | None = None,
         sweep: str | None = None,
     ) -> tuple[Run, ...]:
-        """Return the Runs that agree in every field that is given, newest first.
+        """Return the Runs that agree in every field that is given, newest first; what cannot be read is passed over.
 
         Raises:
-            StoreError: the file cannot be read, or holds a Run of a newer schema.
+            StoreError: the file cannot be read.
         """
         wanted = {"model": model, "device": device, "group": group, "status": status, "sweep": sweep}
         with self._statement("read") as connection:
-            rows = connection.execute(_QUERY, {**wanted, "limit": -1 if limit is None else limit}).fetchall()
-        return tuple(Run.from_json(text) for (text,) in rows)
+            ids = connection.execute(_QUERY, wanted).fetchall()
+            return tuple(islice(self._readable(connection, ids), limit))
+
+    def _readable(self, connection: sqlite3.Connection, ids: Iterable[tuple[str]]) -> Iterator[Run]:
+        for (id,) in ids:
+            (text,) = connection.execute("SELECT json FROM runs WHERE id = ?", (id,)).fetchone()
+            try:
+                yield Run.from_json(text)
+            except StoreError as error:
+                self._warn(f"Run {id!r} of {self.path} is passed over: {error}")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -176,11 +191,16 @@ class Store:
         try:
             with self._lock:
                 yield self._connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:  # the latter of what is not text, or no finite number
             raise self._failure(action, error) from None
 
     def _failure(self, action: str, error: Exception) -> StoreError:
         cause = error.strerror if isinstance(error, OSError) else str(error)
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:  # the other bits say where
+            return StoreError(
+                f"the history {self.path} cannot be {action}: {cause}; "
+                "move the file away, or set LABKIT_HOME to another folder"
+            )
         return StoreError(
             f"the history {self.path} cannot be {action}: {cause}; "
             "export the Runs with --json, or set LABKIT_HOME to a folder that can be written"

@@ -1,5 +1,6 @@
 """The terminal: tables on stdout, progress on stderr, so that what is piped holds results only."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 _PIPED_WIDTH = 160
 _COLORS = {"faster": "green", "slower": "red", "invalid": "red"}
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"{' '.join(text.split())}\n")
 
 
 def show_results(runs: Sequence[Run], comparison: "Comparison | None", *, is_stdout: bool = True) -> None:

@@ -1,21 +1,23 @@
 """Stored Runs as the commands name them: by id, those of the last session, or all."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from labkit.core.errors import StoreError, UsageError
 from labkit.core.paths import home
 from labkit.core.run import Run
 from labkit.runner.store import FILE_NAME, Store
+from labkit.ui.console import note
 
 
-def open_store() -> Store:
-    """The history under `home()`.
+def open_store(path: Path | None = None, *, is_read_only: bool = False) -> Store:
+    """A history, by default that under `home()`; a Run in it that cannot be read is told on stderr.
 
     Raises:
         StoreError: it cannot be opened or made.
     """
     try:
-        return Store(home() / FILE_NAME)
+        return Store(path or home() / FILE_NAME, is_read_only=is_read_only, warn=_note)
     except OSError as error:
         raise StoreError(f"the folder {error.filename!r} cannot be made: {error.strerror}; set LABKIT_HOME") from None
 
@@ -48,3 +50,7 @@ def stored(ids: Sequence[str] | None, *, is_last: bool) -> tuple[Run, ...]:
         if not newest:
             raise UsageError(f"stored Runs were asked for, {store.path} holds none; measure first: labkit bench")
         return store.runs(group=newest[0].group)[::-1] if is_last else store.runs()
+
+
+def _note(warning: str) -> None:
+    note(f"labkit: {warning}")

@@ -1,7 +1,6 @@
 """From plans to results on a screen and in files: what every command that measures has in common."""
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,14 +10,14 @@ from typing import Any
 
 from labkit.core.errors import LabkitError, StoreError
 from labkit.core.paths import cache_folder
-from labkit.core.recipe import Recipe
+from labkit.core.recipe import PEER_PREFIX, Recipe
 from labkit.core.run import Run
 from labkit.peers import DEFAULT_PEERS, PACKAGES
 from labkit.runner.plan import Plan
 from labkit.runner.session import Session
 from labkit.runner.systems import ENGINE, TEXT_SYSTEMS
-from labkit.runner.target import PEER_PREFIX
 from labkit.ui import console, document
+from labkit.ui.console import note
 from labkit.ui.history import open_store
 from labkit.ui.report import chapters
 
@@ -69,11 +68,6 @@ def installed_peers(system: str = ENGINE) -> tuple[str, ...]:
         if missing[name]:
             note(f"labkit: peer {name} is not measured; not installed: {', '.join(missing[name])}")
     return tuple(PEER_PREFIX + text for text, name in names.items() if not missing[name])
-
-
-def note(text: str) -> None:
-    """One line on stderr."""
-    sys.stderr.write(f"{' '.join(text.split())}\n")
 
 
 def _runs_of_all(plans: Sequence[Plan], cancel: threading.Event) -> tuple[list[Run], list[LabkitError]]:

@@ -6,10 +6,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from labkit.core.errors import LabkitError, UsageError
+from labkit.ui.console import note
 from labkit.ui.document import write_text
 from labkit.ui.executed import IGNORE_TAG, execute, parsed, serialized
 from labkit.ui.jupyter import require_jupyter
-from labkit.ui.measuring import note
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -15,12 +15,13 @@ from labkit.runner.session import Session
 from labkit.runner.store import Store
 from labkit.runner.sweep import Shard, Sweep, sweep_cells
 from labkit.ui import console, document, facts, page, units
+from labkit.ui.console import note
 from labkit.ui.figure import DARK
 from labkit.ui.frontier import Frontier
 from labkit.ui.history import open_store
 from labkit.ui.language import tr
 from labkit.ui.markup import Html, join, tag
-from labkit.ui.measuring import CANCELLED, DONE, INVALID, cancel_by_ctrl_c, note
+from labkit.ui.measuring import CANCELLED, DONE, INVALID, cancel_by_ctrl_c
 from labkit.ui.stylesheet import CSS
 
 _SQLITE = b"SQLite format 3\0"
@@ -62,7 +63,7 @@ def merge(files: Sequence[Path], limits: Limits, *, into: Path | None, json: str
     """
     check_targets(json, html)
     found = [run for path in files for run in runs_of(path)]
-    with Store(into) if into is not None else open_store() as store:
+    with open_store(into) as store:
         num_merged = store.merge(found)
         held = {run.id: run for run in store.runs()}
         ids = dict.fromkeys(run.id for run in found)
@@ -70,26 +71,26 @@ def merge(files: Sequence[Path], limits: Limits, *, into: Path | None, json: str
             f"merged {num_merged} Runs of {len(files)} files into {store.path}; "
             f"{len(ids) - num_merged} were there already, as far or further"
         )
-    deliver([held[id] for id in ids], limits, json=json, html=html)
+    deliver([held[id] for id in ids if id in held], limits, json=json, html=html)
 
 
 def runs_of(path: Path) -> tuple[Run, ...]:
     """The Runs of a history, of what `--json` wrote, or of `export --format jsonl`; the file is left as it is.
 
     Raises:
-        UsageError: the file cannot be read, or is none of these. StoreError: a Run in it cannot be read.
+        UsageError: the file cannot be read, is none of these, or holds JSON of which a part is no Run.
     """
     try:
         content = path.read_bytes()
         if content.startswith(_SQLITE):
-            with Store(path, is_read_only=True) as store:
+            with open_store(path, is_read_only=True) as store:
                 return store.runs()
         return _parsed(content.decode())
     except OSError as error:
         raise UsageError(f"{str(path)!r} was to be merged; it cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, StoreError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, StoreError) as error:
         raise UsageError(
-            f"{str(path)!r} was to be merged; it holds no Runs ({' '.join(str(error).split())[:80]}); "
+            f"{str(path)!r} was to be merged; it holds no Runs ({' '.join(str(error).split())[:240]}); "
             "allowed: a runs.sqlite3, a file that --json wrote, or one of export --format jsonl"
         ) from None
 
@@ -101,7 +102,14 @@ def _parsed(text: str) -> tuple[Run, ...]:
         fields = {"runs": [json_format.loads(line) for line in text.splitlines()]}
     if not isinstance(fields, dict) or not fields.get("runs", [fields]):
         raise ValueError("it is empty")
-    return tuple(Run.from_json(json_format.dumps(run)) for run in fields.get("runs", [fields]))
+    return tuple(_run(item, number) for number, item in enumerate(fields.get("runs", [fields]), 1))
+
+
+def _run(fields: object, number: int) -> Run:
+    try:
+        return Run.from_json(json_format.dumps(fields))
+    except StoreError as error:
+        raise StoreError(f"Run {number}: {error}") from None
 
 
 def deliver(runs: Sequence[Run], limits: Limits, *, json: str | None, html: Path | None) -> None:

@@ -84,9 +84,39 @@ def test_an_id_may_be_shortened_as_long_as_it_is_unique(store: Store) -> None:
     for id in ("abc1", "abd2"):
         store.add(make_run(id))
     assert store.get("abc").id == "abc1"
-    for asked, seen in (("ab", "several Runs begin so"), ("x", "no Run has it"), ("", "no Run"), ("%", "no Run")):
+    for asked, seen in (
+        ("ab", "several Runs begin so"),
+        ("x", "no Run has it"),
+        ("", "no Run"),
+        ("%", "no Run"),
+        ("\udcff", "no Run"),
+    ):
         with pytest.raises(UsageError, match=seen):
             store.get(asked)
+
+
+def test_a_run_that_cannot_be_read_is_named_and_passed_over(tmp_path: Path) -> None:
+    told: list[str] = []
+    store = Store(tmp_path / "runs.sqlite3", warn=told.append)
+    for id, changes in (("a1", {}), ("a2", {"created_utc": 5}), ("a3", {"schema": 99}), ("b4", {"metrics": {"x": []}})):
+        store.add(make_run(id, **changes))
+    assert [run.id for run in store.runs()] == ["a1"]
+    assert len(told) == 3
+    assert f"Run 'a2' of {store.path} is passed over: a stored Run cannot be read: created_utc is " in "\n".join(told)
+    assert [run.id for run in store.runs(limit=1)] == ["a1"]
+    assert store.get("a1") == make_run("a1")
+    with pytest.raises(StoreError, match=r"metrics\.x is \[\]; allowed: finite numbers"):
+        store.get("b")
+    with Store(store.path) as other, pytest.warns(UserWarning, match="is passed over"):
+        assert len(other.runs()) == 1
+
+
+def test_what_is_no_text_or_no_number_is_not_stored(store: Store) -> None:
+    for changes in ({"recipe": "\udcff"}, {"quality": {"accuracy": float("nan")}}):
+        for write in (store.add, lambda run: store.merge([make_run("a1"), run])):
+            with pytest.raises(StoreError, match="cannot be written: "):
+                write(make_run("a2", **changes))
+    assert store.runs() == ()
 
 
 def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
@@ -121,8 +151,17 @@ def test_reading_changes_no_file(tmp_path: Path) -> None:
 def test_a_file_that_is_no_history_is_named(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite3"
     path.write_text("not a database" * 100)
-    with pytest.raises(StoreError, match=f"{path} cannot be opened: file is not a database"):
+    with pytest.raises(StoreError, match=f"{path} cannot be opened: file is not a database; move the file away"):
         Store(path)
+
+
+def test_a_damaged_file_is_to_be_moved_away(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite3"
+    with Store(path) as store:
+        store.add(make_run("a1", error="x" * 20_000))
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 16_384)
+    with pytest.raises(StoreError, match="malformed; move the file away, or set LABKIT_HOME to another folder"):
+        Store(path).runs()
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -127,6 +128,41 @@ def test_what_holds_no_runs_is_not_merged(home, tmp_path, content, capsys):
     (tmp_path / "file").write_bytes(content)
     assert cli.main(["merge", str(tmp_path / "file")]) == 2
     assert "it holds no Runs" in capsys.readouterr().err
+
+
+def test_nothing_of_what_holds_a_damaged_run_is_merged(home, make, tmp_path, capsys):
+    good = make("kv_cache").to_json()
+    (tmp_path / "file").write_text(f"{good}\n{good.replace('2030-01-02T03:04:05+00:00', '5', 1)}\n"
+                                   + good.replace('"scenario":', '"x":'))  # fmt: skip
+    (tmp_path / "deep").write_text("[" * 100_000)
+    into = ["--into", str(tmp_path / "all.sqlite3")]
+    (tmp_path / "whole").write_text(good)
+    for name in ("file", "deep"):
+        assert cli.main(["merge", str(tmp_path / "whole"), str(tmp_path / name), *into]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert cli.main(["merge", str(tmp_path / "file"), *into]) == 2
+    assert "(Run 3: a stored Run cannot be read: workload is {" in capsys.readouterr().err
+    assert not (tmp_path / "all.sqlite3").exists()
+
+
+def test_a_history_with_a_damaged_run_is_reported_exported_swept_and_merged_without_it(queues, home, tmp_path, capsys):
+    assert cli.main(SWEEP) == 0
+    with Store(home / FILE_NAME) as store:
+        store.add(
+            replace(store.runs()[0], id="bad", created_utc="2031", metrics={"output_tok_per_s": {"value": "abc"}})
+        )
+    capsys.readouterr()
+    for command in (["report"], ["report", "--last", "--out", str(tmp_path / "h.html")], SWEEP,
+                    ["export", "--out", str(tmp_path / "e.csv")],
+                    ["merge", str(home / FILE_NAME), "--into", str(tmp_path / "all.sqlite3")]):  # fmt: skip
+        assert cli.main(command) == 0
+        told = capsys.readouterr().err
+        assert f"labkit: Run 'bad' of {home / FILE_NAME} is passed over: a stored Run cannot be read: metrics." in told
+    with Store(tmp_path / "all.sqlite3") as store:
+        assert len(store.runs()) == len(queues.plans)
+        (tmp_path / "good").write_text(replace(store.runs()[0], id="bad").to_json())
+    assert cli.main(["merge", str(tmp_path / "good")]) == 0
+    assert "; 1 were there already" in capsys.readouterr().err
 
 
 def test_another_program_s_database_is_left_as_it_is(home, tmp_path, capsys):
