@@ -124,4 +124,6 @@ def _quote(text: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return re.sub(r"\s+", " ", error.msg) if isinstance(error, SyntaxError) else "too deeply nested or not text"
+    if isinstance(error, SyntaxError):
+        return re.sub(r"\s+", " ", error.msg)
+    return "it is no UTF-8" if isinstance(error, UnicodeError) else "too deeply nested or not text"

@@ -283,6 +283,7 @@ def test_knobs_at_their_default_leave_the_canonical_text() -> None:
         ("__import__('os').system('true')", "no optimization"),
         ("kv_cache(dtype=[1])", "no plain value"),
         ("(" * 500 + ")" * 500, "cannot be read"),
+        ("\udcff", "cannot be read (it is no UTF-8)"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_line(text: str, message: str) -> None:
