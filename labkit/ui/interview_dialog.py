@@ -149,7 +149,7 @@ def ticked(line: str, num_points: int) -> set[int]:
         UsageError: something else, or a number that no point has.
     """
     words = re.split(r"[\s,，、]+", line.strip()) if line.strip() else []
-    if not all(word.isascii() and word.isdigit() and 1 <= int(word[:3]) <= num_points for word in words):
+    if not set(words) <= {str(number) for number in range(1, num_points + 1)}:
         raise UsageError(
             f"points {line.strip()[:40]!r} were named; allowed: numbers from 1 to {num_points}, such as 1 3"
         )

@@ -90,7 +90,7 @@ def test_an_answer_over_its_time_is_told(home: Path, monkeypatch: pytest.MonkeyP
     assert "answers over their time: 1" in dialog.told()
 
 
-@pytest.mark.parametrize("line", ["0", "6", "x", "1 -2", "²"])
+@pytest.mark.parametrize("line", ["0", "6", "x", "1 -2", "²", "0060000", "9" * 5000])
 def test_points_that_there_are_not_are_refused(line: str) -> None:
     with pytest.raises(UsageError, match="allowed: numbers from 1 to 5"):
         ticked(line, 5)
