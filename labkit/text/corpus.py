@@ -86,7 +86,7 @@ class Corpus:
         """
         if len(self.topics) < 2:
             raise UsageError(
-                f"a split of {len(self)} texts was asked for, all are of one class {self.labels[:1]}; "
+                f"a split of {len(self)} texts was asked for, all are of one class {''.join(self.topics)!r}; "
                 "allowed: two classes or more; remedy: name the column that holds them (--label)"
             )
         draw = self._drawn_modules if unseen_modules else self._drawn_texts

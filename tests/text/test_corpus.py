@@ -104,7 +104,7 @@ def test_a_split_is_drawn_by_its_seed() -> None:
 
 
 def test_one_class_cannot_be_split() -> None:
-    with pytest.raises(UsageError, match=r"all are of one class .*; allowed: two classes or more"):
+    with pytest.raises(UsageError, match=r"all are of one class 'class 0'; allowed: two classes or more"):
         small(classes=1).split()
 
 
