@@ -127,6 +127,12 @@ def test_a_shared_prefix_and_a_cold_cache_reach_the_plan(plans):
     assert (peers.prompt_tokens, peers.shared_prefix_tokens, peers.cache_state) == (64, 48, "warm")
 
 
+def test_an_empty_file_is_no_prefix(home, tmp_path, capsys):
+    (tmp_path / "empty").touch()
+    assert cli.main(["prefix", "faq", "--text", str(tmp_path / "empty")]) == 2
+    assert "was asked for; it is empty; name one with a text" in capsys.readouterr().err
+
+
 def test_files_are_written_where_asked(plans, tmp_path):
     page, runs = tmp_path / "report.html", tmp_path / "runs.json"
     assert cli.main([*BENCH, "--report", str(page), "--json", str(runs)]) == 0

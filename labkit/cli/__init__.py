@@ -178,7 +178,10 @@ def prefix(
     from labkit.ui.console import note
 
     lab = Lab(model=model, devices=[device])
-    path = lab.save_prefix(name, recipe=recipe, text=_text(text) if text else "", tokens=tokens or 0, seed=seed)
+    content = _text(text) if text else ""
+    if text and not content:
+        raise UsageError(f"a prefix of text file {str(text)!r} was asked for; it is empty; name one with a text")
+    path = lab.save_prefix(name, recipe=recipe, text=content, tokens=tokens or 0, seed=seed)
     note(f"wrote {path}")
 
 
