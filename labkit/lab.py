@@ -44,7 +44,7 @@ class Lab:
         system: "engine" (language models) or a System of texts: "similarity", "classifier".
         model: "pylm", a named shape, a checkpoint folder or a hub name; of a System of texts the corpus: "stdlib" or a
             file, see `text.corpus.open_corpus`. Without one the System's default.
-        devices: "cpu", "cuda" or both; every recipe is measured on each.
+        devices: "cpu", "cuda", or both in a list; every recipe is measured on each.
         workload: a name, or a WorkloadSpec of your own; without one the System's default.
         effort: "glance", "quick", "standard" or "rigorous"; the variable LABKIT_EFFORT overrules it.
         home: folder of the history and the caches; default: $LABKIT_HOME.
@@ -60,19 +60,20 @@ class Lab:
         *,
         system: str = ENGINE,
         model: str | None = None,
-        devices: Sequence[str] = ("cpu",),
+        devices: str | Sequence[str] = ("cpu",),
         workload: str | WorkloadSpec | None = None,
         effort: str = "quick",
-        home: Path | None = None,
+        home: str | Path | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
         **changes: Unpack[Changes],
     ) -> None:
         self.system = check_system(system)
-        self.model, self.devices, self.effort = model or DEFAULT_MODEL[system], tuple(devices), effort_of(effort)
+        self.model, self.effort = model or DEFAULT_MODEL[system], effort_of(effort)
+        self.devices = (devices,) if isinstance(devices, str) else tuple(devices)
         workload = workload or DEFAULT_WORKLOAD[system]
         spec = workload if isinstance(workload, WorkloadSpec) else named_workload(workload)
         self.spec = resized(spec, **changes) if changes else spec
-        self.home = home or paths.home()
+        self.home = paths.home() if home is None else Path(home)
         self.problems: tuple[str, ...] = ()  # why the history lacks what was measured last
         self._worker_command = worker_command
         self._runs: tuple[Run, ...] = ()
@@ -81,7 +82,7 @@ class Lab:
         self,
         *,
         model: str | None = None,
-        devices: Sequence[str] | None = None,
+        devices: str | Sequence[str] | None = None,
         workload: str | WorkloadSpec | None = None,
         effort: str | None = None,
     ) -> Self:

@@ -21,6 +21,13 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(model="mock", workload=SPEC, home=tmp_path, worker_command=command)
 
 
+def test_one_device_and_a_home_may_be_given_as_they_are_written(tmp_path: Path) -> None:
+    lab = Lab(devices="cpu", home=str(tmp_path))
+    assert (lab.devices, lab.home) == (("cpu",), tmp_path)
+    assert lab.replace(devices="cuda").devices == ("cuda",)
+    assert lab.stored() == ()
+
+
 def test_run_gives_one_run_of_raw_samples(lab: Lab) -> None:
     run = lab.run("kv_cache")
     assert run.recipe == "kv_cache"
