@@ -68,9 +68,10 @@ class Lab:
         **changes: Unpack[Changes],
     ) -> None:
         self.system = check_system(system)
-        self.model, self.effort = model or DEFAULT_MODEL[system], effort_of(effort)
+        self.model = DEFAULT_MODEL[system] if model is None else model
         self.devices = (devices,) if isinstance(devices, str) else tuple(devices)
-        workload = workload or DEFAULT_WORKLOAD[system]
+        self.effort = effort_of(effort)
+        workload = DEFAULT_WORKLOAD[system] if workload is None else workload
         spec = workload if isinstance(workload, WorkloadSpec) else named_workload(workload)
         self.spec = resized(spec, **changes) if changes else spec
         self.home = paths.home() if home is None else Path(home)
@@ -93,10 +94,10 @@ class Lab:
         """
         return type(self)(
             system=self.system,
-            model=model or self.model,
-            devices=devices or self.devices,
-            workload=workload or self.spec,
-            effort=effort or self.effort,
+            model=self.model if model is None else model,
+            devices=self.devices if devices is None else devices,
+            workload=self.spec if workload is None else workload,
+            effort=self.effort if effort is None else effort,
             home=self.home,
             worker_command=self._worker_command,
         )

@@ -127,6 +127,12 @@ def test_a_shared_prefix_and_a_cold_cache_reach_the_plan(plans):
     assert (peers.prompt_tokens, peers.shared_prefix_tokens, peers.cache_state) == (64, 48, "warm")
 
 
+@pytest.mark.parametrize("command", ["bench", "peers"])
+def test_an_empty_model_is_not_the_default_one(plans, command):
+    assert cli.main([command, "--model", ""]) == 0
+    assert plans[0].model == ""  # which the session refuses
+
+
 def test_an_empty_file_is_no_prefix(home, tmp_path, capsys):
     (tmp_path / "empty").touch()
     assert cli.main(["prefix", "faq", "--text", str(tmp_path / "empty")]) == 2
@@ -213,6 +219,8 @@ def test_an_error_is_one_line_on_stderr(plans, monkeypatch, capsys):
     "arguments",
     [
         ["bench", "--workload", "nope"],
+        ["bench", "--workload", ""],
+        ["peers", "--workload", ""],
         ["bench", "--effort", "nope"],
         ["bench", "--device", "nope"],
         ["bench", "--prompt-tokens", "0"],

@@ -28,6 +28,12 @@ def test_one_device_and_a_home_may_be_given_as_they_are_written(tmp_path: Path) 
     assert lab.stored() == ()
 
 
+def test_an_empty_name_is_not_the_default_one() -> None:
+    assert Lab(model="").model == ""  # which the session refuses
+    with pytest.raises(UsageError, match="unknown workload ''"):
+        Lab(workload="")
+
+
 def test_run_gives_one_run_of_raw_samples(lab: Lab) -> None:
     run = lab.run("kv_cache")
     assert run.recipe == "kv_cache"

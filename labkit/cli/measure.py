@@ -67,7 +67,7 @@ def bench(
     from labkit.ui import measuring
 
     spec = spec_of(
-        workload or DEFAULT_WORKLOAD[check_system(system)],
+        DEFAULT_WORKLOAD[check_system(system)] if workload is None else workload,
         seed=seed,
         trace=trace,
         prompt_tokens=prompt_tokens,
@@ -82,8 +82,9 @@ def bench(
         cache_state=cache_state,
     )
     recipes, devices = tuple(recipe or DEFAULT_RECIPES[system]), tuple(device or ("cpu",))
-    name = model or corpus_name(corpus, text, label) or DEFAULT_MODEL[system]
-    plan = Plan(model=name, spec=spec, recipes=recipes, devices=devices, effort=effort, seed=seed, system=system)
+    if model is None:
+        model = corpus_name(corpus, text, label) or DEFAULT_MODEL[system]
+    plan = Plan(model=model, spec=spec, recipes=recipes, devices=devices, effort=effort, seed=seed, system=system)
     raise typer.Exit(measuring.measure([plan], json=json, report=report))
 
 
@@ -116,7 +117,7 @@ def peers(
     from labkit.ui import measuring
 
     spec = spec_of(
-        workload or DEFAULT_WORKLOAD[check_system(task)],
+        DEFAULT_WORKLOAD[check_system(task)] if workload is None else workload,
         seed=seed,
         trace=trace,
         prompt_tokens=prompt_tokens,
@@ -131,8 +132,10 @@ def peers(
         cache_state=cache_state,
     )
     ours = default_recipes(spec.num_requests) if task == ENGINE else TEXT_SYSTEMS[task].beside
+    if model is None:
+        model = "llama-125m" if task == ENGINE else DEFAULT_MODEL[task]
     plan = Plan(
-        model=model or ("llama-125m" if task == ENGINE else DEFAULT_MODEL[task]),
+        model=model,
         spec=spec,
         recipes=(*measuring.installed_peers(task), *(recipe or ours)),
         devices=tuple(device or ("cpu",)),
