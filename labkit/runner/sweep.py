@@ -16,7 +16,7 @@ from labkit.core.errors import UsageError
 from labkit.core.goodput import MIN_REQUESTS, service
 from labkit.core.machine import machine
 from labkit.core.run import Run
-from labkit.core.workload import WorkloadSpec
+from labkit.core.workload import MAX_CONCURRENCY, WorkloadSpec
 from labkit.runner.plan import Entry, Plan
 from labkit.runner.saturation import Saturation, rounded, saturation
 
@@ -124,8 +124,9 @@ class Sweep:
 
     @property
     def all_at_once(self) -> WorkloadSpec:
-        """The requests without a rate: what they take then is where a search begins. Conversations stay in order."""
-        num = self.spec.num_requests // self.spec.turns if self.spec.turns > 1 else None
+        """The requests without a rate: what they take then is where a search begins. Conversations stay in order, as
+        many at a time as may be."""
+        num = min(self.spec.num_requests // self.spec.turns, MAX_CONCURRENCY) if self.spec.turns > 1 else None
         scenario = "closed_loop" if num else "offline"
         return replace(self.spec, scenario=scenario, concurrency=num, rate_per_s=None, arrival_cv=1.0)  # type: ignore[arg-type]
 

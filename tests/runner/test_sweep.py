@@ -57,6 +57,12 @@ class Queues:
         )
 
 
+def test_more_conversations_than_may_be_under_way_at_once_are_swept() -> None:
+    spec = workload("server", prompt_tokens=8, new_tokens=5, num_requests=10_000, turns=2)
+    sweep = replace(SWEEP, spec=spec, rates=(1.0,))
+    assert (sweep.all_at_once.num_requests, sweep.all_at_once.concurrency) == (10_000, 4096)
+
+
 def keys(runs: Sequence[Run]) -> set[tuple[str, ...]]:
     return {key_of(run) for run in runs}
 
