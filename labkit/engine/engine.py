@@ -128,15 +128,10 @@ class Engine:
         Raises:
             UsageError: a request needs more positions than the model has, or more memory than the cache may take.
         """
-        limit = self.model.config.max_positions
         prepared = []
         for request in workload.requests:
             ids = prompt_ids(request, self.source.tokenizer)
-            if len(ids) + request.max_new_tokens > limit:
-                raise UsageError(
-                    f"{len(ids)} prompt and {request.max_new_tokens} new tokens were asked for; "
-                    f"{self.source.name} holds {limit} positions; lower --prompt-tokens or --new-tokens"
-                )
+            self.source.check_positions(len(ids), request.max_new_tokens)
             self._check_room(len(ids) + request.max_new_tokens)
             prepared.append((request, ids))
         return Prepared(workload.scenario, tuple(prepared), workload.concurrency)

@@ -50,6 +50,18 @@ class ModelSource:
         """The Hugging Face checkpoint folder, for engines that open it themselves."""
         return self.checkpoint.folder
 
+    def check_positions(self, prompt_tokens: int, new_tokens: int) -> None:
+        """Refuse a request that needs more positions than the model has.
+
+        Raises:
+            UsageError: it does.
+        """
+        if prompt_tokens + new_tokens > self.config.max_positions:
+            raise UsageError(
+                f"{prompt_tokens} prompt and {new_tokens} new tokens were asked for; "
+                f"{self.name} holds {self.config.max_positions} positions; lower --prompt-tokens or --new-tokens"
+            )
+
     def load(self, model: "Transformer", dtype: "torch.dtype", device: str = "cpu") -> None:
         """Fill a model built on the meta device; see `Checkpoint.load`."""
         self.checkpoint.load(model, dtype=dtype, device=device)

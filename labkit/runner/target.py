@@ -89,7 +89,11 @@ class TargetOpener:
         import_framework(order.system, order.steps, is_peer=order.is_peer)
 
     def forecast(self, orders: Sequence[Order], spec: WorkloadSpec) -> Forecast:
-        """Read the model's sizes and checksums, none of its weights; or the corpus."""
+        """Read the model's sizes and checksums, none of its weights; or the corpus.
+
+        Raises:
+            UsageError: the model or the corpus cannot be had, or a request needs more positions than the model has.
+        """
         free = {order.device: free_memory_bytes(order.device) for order in orders}
         if orders[0].system != ENGINE:
             needs = tuple(text_need(order) for order in orders)
@@ -105,6 +109,7 @@ class TargetOpener:
             "source": source.origin,
         }
         spec = spec.sized(lambda text: len(source.tokenizer.encode(text)))
+        source.check_positions(*max(spec.lengths, key=sum))  # before prompts are drawn that no memory holds
         needs = tuple(
             peer_need(order.steps, source.config, device=order.device)
             if order.is_peer

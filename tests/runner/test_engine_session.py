@@ -18,6 +18,7 @@ from labkit.runner.memory import recipe_need
 from labkit.runner.plan import Plan, Progress
 from labkit.runner.session import Session
 from labkit.runner.store import Store
+from labkit.runner.target import Order, TargetOpener
 from tests.conftest import LeftBehind
 
 RANK = "labkit.optimizations.rank"
@@ -43,6 +44,13 @@ def test_recipes_of_a_tiny_model_are_measured_and_stored(tiny_model: str, tmp_pa
     assert runs[1].proof is not None
     assert runs[1].proof["is_equal"]
     assert {fault.code for run in runs for fault in run.faults} <= {"contended", "drift", "unsteady"}
+
+
+def test_requests_without_positions_are_refused_before_a_prompt_is_drawn(tiny_model: str, tmp_path: Path) -> None:
+    spec = WorkloadSpec("huge", "server", prompt_tokens=1_000_000, new_tokens=8, num_requests=100_000, rate_per_s=1.0)
+    refused = "1000000 prompt and 8 new tokens were asked for; .* holds 256 positions; lower --prompt-tokens"
+    with pytest.raises(UsageError, match=refused):
+        TargetOpener().forecast([Order(tiny_model, "cpu", "kv_cache", str(tmp_path))], spec)
 
 
 def test_a_shared_prefix_is_found_in_every_measured_pass_and_decides_by_the_first_token(
