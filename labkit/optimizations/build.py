@@ -94,6 +94,9 @@ def prepare_reference(
 
     Returns:
         Outcome of the proof by the canonical text of the exact part, in fp32; see `engine.quality.prove`.
+
+    Raises:
+        UsageError: a Recipe cannot serve what its proof asks.
     """
     from labkit.engine import quality
     from labkit.model.source import open_model
@@ -113,7 +116,10 @@ def prepare_reference(
             build = partial(_build, exact, source, device, cache_folder)
             blueprint = Blueprint(text, model, device, str(cache_folder))
             with exact.process(), closing(_wrapped(exact, build, blueprint)) as candidate:
-                proofs[text] = quality.prove(baseline, candidate, text, effort)
+                try:
+                    proofs[text] = quality.prove(baseline, candidate, text, effort)
+                except UsageError as error:  # its requests are not those that were asked for
+                    raise UsageError(f"the proof that {text} gives equal outputs cannot be made: {error}") from None
     return proofs
 
 

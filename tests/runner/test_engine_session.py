@@ -53,6 +53,13 @@ def test_requests_without_positions_are_refused_before_a_prompt_is_drawn(tiny_mo
         TargetOpener().forecast([Order(tiny_model, "cpu", "kv_cache", str(tmp_path))], spec)
 
 
+def test_a_budget_that_is_too_small_for_the_proof_says_whose_request_that_was(tiny_model: str, tmp_path: Path) -> None:
+    order = Order(tiny_model, "cpu", "kv_cache(budget_bytes=1)", str(tmp_path))
+    refused = r"the proof that kv_cache\(.*\) gives equal outputs cannot be made: a request of 80 tokens was asked for"
+    with pytest.raises(UsageError, match=refused):
+        TargetOpener().reference([order], effort="quick")
+
+
 def test_a_shared_prefix_is_found_in_every_measured_pass_and_decides_by_the_first_token(
     tiny_model: str, tmp_path: Path
 ) -> None:
