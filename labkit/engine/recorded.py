@@ -4,15 +4,18 @@ What a step of one request computes takes little longer than starting its some h
 arguments are the same in each step, but for the new tokens and where they stand, so they are recorded once.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from labkit.engine.cache import CacheView, KVCache
+from labkit.model.factored import LowRank
 from labkit.model.linear import KernelLayer
 from labkit.model.native import attention, rows
 from labkit.model.native.build import Call
 from labkit.model.native.program import Program
-from labkit.model.transformer import Attention, Block, RMSNorm, Transformer
+from labkit.model.transformer import Attention, Block, FeedForward, RMSNorm, Transformer
 
 
 class RecordedStep:
@@ -35,7 +38,7 @@ class RecordedStep:
         self._lengths = torch.zeros(batch, dtype=torch.int64)
         self._written_tables, self._written_lengths = self._tables.numpy(), self._lengths.numpy()  # the same memory
         calls = [call for block in _blocks(model) for call in self._block(block)]
-        calls += [self._norm(model.norm), *self._product("logits", head, self._normed)[1]]
+        calls += [self._norm(model.norm), *self._products("logits", [head], self._normed)[1]]
         self._program = Program(calls)
 
     @property
@@ -63,11 +66,11 @@ class RecordedStep:
     def _block(self, block: Block) -> list[Call]:
         """Attention, then the feed-forward block, as `Block` composes them."""
         mixer, mlp = block.self_attn, block.mlp
-        flat_qkv, project = self._product("qkv", mixer.qkv_proj, self._normed)
+        flat_qkv, project = self._products("qkv", _inputs_of(mixer), self._normed)
         qkv = flat_qkv.view(self.batch, 1, -1, mixer.head_dim)
-        gate_up, widen = self._product("gate_up", mlp.gate_up_proj, self._normed)
+        gate_up, widen = self._products("gate_up", _inputs_of(mlp), self._normed)
         mixed = self._buffer("mixed", mixer.num_heads * mixer.head_dim)
-        inner = self._buffer("inner", mlp.down_proj.in_features)
+        inner = self._buffer("inner", gate_up.shape[1] // 2)
         rotation = self._cos[:, None, None], self._sin[:, None, None]
         stored = self.cache.layers[mixer.index]
         return [
@@ -95,33 +98,46 @@ class RecordedStep:
 
     def _add_product(self, layer: nn.Module, x: Tensor) -> list[Call]:
         """A product added to the residual stream."""
-        y, calls = self._product("residual", layer, x)
+        y, calls = self._products("residual", [layer], x)
         return [*calls, rows.add_call(self._x, self._x, y)]
 
-    def _product(self, use: str, layer: nn.Module | None, x: Tensor) -> tuple[Tensor, list[Call]]:
-        """Where a layer's output will be, and the calls that write it."""
-        assert isinstance(layer, KernelLayer)
-        y = self._buffer(use, layer.out_features)
-        if not self.has_products:
-            return y, []
-        native = layer.kernels[self.batch].native
-        assert native is not None
-        return y, [native(layer).call(y, x), *([] if layer.bias is None else [rows.add_call(y, y, layer.bias)])]
+    def _products(self, use: str, layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, list[Call]]:
+        """Where the outputs of layers will be, side by side, and the calls that write them."""
+        widths = [part[-1].out_features for part in map(_factors, layers)]
+        y = self._buffer(use, sum(widths))
+        parts = zip(layers, torch.split(y, widths, dim=1), strict=True)
+        return y, [call for layer, part in parts for call in self._product(part, layer, x)]
+
+    def _product(self, y: Tensor, layer: nn.Module, x: Tensor) -> list[Call]:
+        """The calls that write a layer's output to y, by way of a narrow one where it is of low rank."""
+        calls: list[Call] = []
+        *narrow, last = _factors(layer)
+        for factor in (*narrow, last) if self.has_products else ():
+            output = y if factor is last else self._buffer("narrow", factor.out_features)
+            native = factor.kernels[self.batch].native
+            assert native is not None
+            calls.append(native(factor).call(output, x))
+            calls += [] if factor.bias is None else [rows.add_call(output, output, factor.bias)]
+            x = output
+        return calls
 
 
 def can_record(model: Transformer, cache: KVCache, batch: int) -> bool:
     """Whether all that a step of so many sequences does is native; asked after such a step has chosen its kernels."""
     blocks = _blocks(model)
     layers = (  # looked at one by one: the first that is not native decides, and this is asked before each such step
-        layer
+        factor
         for block in blocks
-        for layer in (block.self_attn.qkv_proj, block.self_attn.o_proj, block.mlp.gate_up_proj, block.mlp.down_proj)
+        for layer in (*_inputs_of(block.self_attn), block.self_attn.o_proj, *_inputs_of(block.mlp), block.mlp.down_proj)
+        for factor in _factors(layer)
     )
+    is_joined = all(len(_inputs_of(part)) == 1 for block in blocks for part in (block.self_attn, block.mlp))
     return (
         cache.has_native_attention
         and blocks[0].mlp.is_native  # and not compiled
         and not any(block._forward_pre_hooks for block in blocks)  # what is done before a block would be left out
         and model.embed_tokens.weight.dtype == model.dtype
+        and (is_joined or batch == 1)  # side by side, rows of several outputs are not contiguous
         and _is_native(model.lm_head, batch)
         and all(_is_native(layer, batch) for layer in layers)
     )
@@ -129,6 +145,18 @@ def can_record(model: Transformer, cache: KVCache, batch: int) -> bool:
 
 def _blocks(model: Transformer) -> list[Block]:
     return [block for block in model.layers if isinstance(block, Block)]
+
+
+def _inputs_of(part: Attention | FeedForward) -> Sequence[nn.Module]:
+    """What multiplies the input of a part of a block: one layer where `fuse` could join them."""
+    if isinstance(part, Attention):
+        return (part.q_proj, part.k_proj, part.v_proj) if part.qkv_proj is None else (part.qkv_proj,)
+    return (part.gate_proj, part.up_proj) if part.gate_up_proj is None else (part.gate_up_proj,)
+
+
+def _factors(layer: nn.Module) -> Sequence[KernelLayer]:
+    """The products that make up a layer, one after another; of one that is none of ours, itself."""
+    return (layer.down, layer.up) if isinstance(layer, LowRank) else (layer,)  # type: ignore[return-value]
 
 
 def _is_native(layer: object, batch: int) -> bool:
