@@ -127,7 +127,7 @@ def _little_to_gain(old: Mapping[str, float], new: Mapping[str, float], saved: s
     largest = max(new, key=new.__getitem__)
     was = units.percent(old.get(saved, 0.0) / sum(old.values()))
     yield tr(
-        "Against the baseline, {term} shrank, {span}, but was only {was} of its pass; what is left is {rest}, {share}.",
+        "Against the baseline, {term} shrank, {span}; it was {was} of its pass, and what is left is {rest}, {share}.",
         term=_named(saved),
         span=span,
         was=was,
