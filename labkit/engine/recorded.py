@@ -131,13 +131,12 @@ def can_record(model: Transformer, cache: KVCache, batch: int) -> bool:
         for layer in (*_inputs_of(block.self_attn), block.self_attn.o_proj, *_inputs_of(block.mlp), block.mlp.down_proj)
         for factor in _factors(layer)
     )
-    is_joined = all(len(_inputs_of(part)) == 1 for block in blocks for part in (block.self_attn, block.mlp))
     return (
         cache.has_native_attention
         and blocks[0].mlp.is_native  # and not compiled
         and not any(block._forward_pre_hooks for block in blocks)  # what is done before a block would be left out
         and model.embed_tokens.weight.dtype == model.dtype
-        and (is_joined or batch == 1)  # side by side, rows of several outputs are not contiguous
+        and (batch == 1 or all(_is_joined(block) for block in blocks))  # side by side, rows are not contiguous
         and _is_native(model.lm_head, batch)
         and all(_is_native(layer, batch) for layer in layers)
     )
@@ -145,6 +144,10 @@ def can_record(model: Transformer, cache: KVCache, batch: int) -> bool:
 
 def _blocks(model: Transformer) -> list[Block]:
     return [block for block in model.layers if isinstance(block, Block)]
+
+
+def _is_joined(block: Block) -> bool:
+    return len(_inputs_of(block.self_attn)) == len(_inputs_of(block.mlp)) == 1
 
 
 def _inputs_of(part: Attention | FeedForward) -> Sequence[nn.Module]:
