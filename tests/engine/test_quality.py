@@ -98,7 +98,7 @@ def test_what_other_code_proved_is_proven_again_and_damaged_results_are_made_ane
     kept = [path for path in tmp_path.iterdir() if path.name.startswith(("proof-", "reference-"))]
     whole = {path: path.read_bytes() for path in kept}
     for path in kept:
-        path.write_bytes(path.read_bytes()[:10])
+        path.write_bytes(whole[path][: len(whole[path]) // 2])
     assert prepare() == first
     assert made == ["kv_cache"] * 3
     written = {path: path.read_bytes() for path in kept}
