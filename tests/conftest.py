@@ -13,6 +13,8 @@ import pytest
 
 LeftBehind = Callable[[], list[psutil.Process]]
 
+NURSERY = "labkit.processes.nursery"
+
 # Set before any test module is imported: OpenMP and the hub client read their environment once, when they load.
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -50,9 +52,26 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture
 def left_behind() -> LeftBehind:
-    """Tells which processes of this test still run; those that a fixture of others holds are not meant."""
+    """Tells which processes of this test still run; those that a fixture of others holds are not meant.
+
+    Nor is the nursery of this process, which lives as long as it does; the workers that it started are.
+    """
     before = psutil.Process().children(recursive=True)
-    return lambda: [child for child in psutil.Process().children(recursive=True) if child not in before]
+
+    def left() -> list[psutil.Process]:
+        return [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if child not in before and not (child.ppid() == os.getpid() and NURSERY in child.cmdline())
+        ]
+
+    return left
+
+
+@pytest.fixture
+def every_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of this test report every step, not only what a screen can show."""
+    monkeypatch.setattr("labkit.runner.session._PROGRESS_INTERVAL_S", 0.0)
 
 
 @pytest.fixture(scope="session")

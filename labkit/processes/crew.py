@@ -47,14 +47,15 @@ class Crew:
         """Those that have not ended, in the order they started."""
         return tuple(self._events)
 
-    def start(self, name: str) -> WorkerProcess:
-        """Start one more worker."""
+    def start(self, name: str, *, preloaded: Sequence[str] = ()) -> WorkerProcess:
+        """Start one more worker; see WorkerProcess."""
         worker = WorkerProcess(
             name,
             self._inbox,
             command=self._command,
             environment=self._environment,
             has_own_group=self._has_own_groups,
+            preloaded=preloaded,
         )
         self._events[worker] = deque()
         return worker

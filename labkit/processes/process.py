@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from labkit.processes.fork import Child, nursery
+
 _NUM_LOG_LINES = 50
 _JOIN_TIMEOUT_S = 1.0
 
@@ -22,8 +24,9 @@ Inbox = queue.SimpleQueue[tuple["WorkerProcess", Event]]
 class WorkerProcess:
     """One child process, by default in a process group of its own, so that all it starts can be ended with it.
 
-    Without `has_own_group` it belongs to the group of this process and is ended with that. Its events land in `inbox`,
-    the last of them `{"event": "ended"}`, whatever it died of.
+    Without `has_own_group` it belongs to the group of this process and is ended with that. A command that is a module of
+    this interpreter's is forked from a nursery that has imported the `preloaded` modules, where the system can. Its
+    events land in `inbox`, the last of them `{"event": "ended"}`, whatever it died of.
     """
 
     def __init__(
@@ -34,12 +37,14 @@ class WorkerProcess:
         command: Sequence[str],
         environment: Mapping[str, str] | None = None,
         has_own_group: bool = True,
+        preloaded: Sequence[str] = (),
     ) -> None:
         self.name, self._has_own_group = name, has_own_group
         self._log: deque[str] = deque(maxlen=_NUM_LOG_LINES)
         # the worker finds the modules that this process finds, and with -P no others
         found = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        self._process = subprocess.Popen(
+        everything = {**os.environ, **found, **(environment or {})}
+        self._process = _forked(command, everything, preloaded) or subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -47,7 +52,7 @@ class WorkerProcess:
             text=True,
             encoding="utf-8",
             errors="replace",
-            env={**os.environ, **found, **(environment or {})},
+            env=everything,
             start_new_session=has_own_group,
         )
         self._threads = (
@@ -110,3 +115,14 @@ class WorkerProcess:
         with self._process.stderr as lines:
             for line in lines:
                 self._log.append(line.strip())
+
+
+def _forked(command: Sequence[str], environment: Mapping[str, str], preloaded: Sequence[str]) -> Child | None:
+    """The command as a fork of a nursery, or None where that cannot be had and an interpreter has to be started."""
+    *interpreter, module = command
+    if not preloaded or interpreter != [sys.executable, "-P", "-m"] or sys.platform != "linux":
+        return None
+    try:
+        return nursery(preloaded, environment).start(module, environment)
+    except OSError:  # what is missing or broken here, the new interpreter will say
+        return None

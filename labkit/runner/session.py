@@ -32,6 +32,7 @@ _STAGE_TIMEOUT_S = 3600.0  # to load or warm up the largest model on the slowest
 _PROGRESS_INTERVAL_S = 0.5
 _DRAWING_S = 0.1  # of a screen that shows progress, before something is measured
 _CHECKPOINT_INTERVAL_S = 2.0
+_FORKED = ("torch",)  # tensorflow's threads do not outlive a fork
 _MAX_RERUNS = 1.0  # of the blocks: on a machine that disturbs more than every second one, nothing can be said
 
 OnProgress = Callable[[Progress], None]
@@ -122,7 +123,7 @@ class _Measurement:
     def run(self, crew: Crew) -> None:
         """Find out what fits, compute the reference, then measure one round after another."""
         self._report(0.0, f"opening {self._plan.model}")
-        scout = crew.start("scout")
+        scout = crew.start("scout", preloaded=self._preloaded(self._subjects[0]))
         forecast = crew.ask(
             scout,
             "forecast",
@@ -160,10 +161,23 @@ class _Measurement:
 
     def _start(self, crew: Crew, subjects: Sequence[Subject]) -> list[Live]:
         """Workers for those that are still to be measured, all importing at once."""
-        lives = [Live(subject, crew.start(subject.entry.label)) for subject in subjects if subject.is_measuring]
+        lives = [
+            Live(subject, crew.start(subject.entry.label, preloaded=self._preloaded(subject)))
+            for subject in subjects
+            if subject.is_measuring
+        ]
         for live in lives:
             live.worker.send("prepare", order=self._orders[live.subject].to_dict())
         return lives
+
+    def _preloaded(self, subject: Subject) -> tuple[str, ...]:
+        """What a glance, which compares nothing, spares a worker the import of.
+
+        Others start every worker anew: interpreters of their own have places in memory of their own, so that the luck
+        of one is not everyone's, and count the pages of their libraries as theirs.
+        """
+        framework = self._orders[subject].framework
+        return (framework,) if framework in _FORKED and not self._effort.can_compare else ()
 
     def _prove(self, crew: Crew, scout: WorkerProcess) -> None:
         """Have the reference computed, on each device, and note what it says of each recipe's exact part."""

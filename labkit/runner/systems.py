@@ -4,7 +4,6 @@ A System of texts is a `bench.answering.Answering`: it answers each request of a
 takes the place of the model. Its techniques name it in `systems` and change its settings in `settle`.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -202,12 +201,11 @@ def corpus_facts(name: str, system: str) -> dict[str, Any]:
     }
 
 
-def import_framework(system: str, recipe: Recipe, *, is_peer: bool = False) -> None:
-    """Import what a System computes with under a recipe, or a peer of it, which takes seconds."""
+def framework(system: str, recipe: Recipe, *, is_peer: bool = False) -> str:
+    """The module that a System computes with under a recipe, or a peer of it; to import it takes seconds."""
     from labkit.optimizations import bind
 
-    name = "torch"
-    if system != ENGINE:
-        kind = TEXT_SYSTEMS[system]
-        name = kind.peer_framework(recipe.steps[0]) if is_peer else kind.framework(bind(recipe, system=system))
-    importlib.import_module(name)
+    if system == ENGINE:
+        return "torch"
+    kind = TEXT_SYSTEMS[system]
+    return kind.peer_framework(recipe.steps[0]) if is_peer else kind.framework(bind(recipe, system=system))

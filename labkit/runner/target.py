@@ -1,5 +1,6 @@
 """Target: what a worker opens. An engine built under a recipe, or another project's engine, as one kind of thing."""
 
+import importlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,7 +13,7 @@ from labkit.core.machine import free_memory_bytes
 from labkit.core.recipe import PEER_PREFIX, Recipe
 from labkit.core.workload import WorkloadSpec
 from labkit.runner.memory import PROCESS_BYTES, Need, peer_need, recipe_need
-from labkit.runner.systems import ENGINE, TEXT_SYSTEMS, corpus_facts, import_framework
+from labkit.runner.systems import ENGINE, TEXT_SYSTEMS, corpus_facts, framework
 
 if TYPE_CHECKING:
     from labkit.bench.system import System
@@ -41,6 +42,11 @@ class Order:
     def steps(self) -> Recipe:
         """The recipe without the prefix; for a peer its one step is the peer's name and knobs."""
         return Recipe.parse(self.recipe.removeprefix(PEER_PREFIX))
+
+    @property
+    def framework(self) -> str:
+        """The module that it is computed with."""
+        return framework(self.system, self.steps, is_peer=self.is_peer)
 
     def to_dict(self) -> dict[str, str]:
         """Plain fields; `Order(**order.to_dict())` gives it back."""
@@ -86,7 +92,7 @@ class TargetOpener:
 
     def prepare(self, order: Order) -> None:
         """Import the framework, which takes seconds."""
-        import_framework(order.system, order.steps, is_peer=order.is_peer)
+        importlib.import_module(order.framework)
 
     def forecast(self, orders: Sequence[Order], spec: WorkloadSpec) -> Forecast:
         """Read the model's sizes and checksums, none of its weights; or the corpus.

@@ -207,7 +207,9 @@ def test_a_replica_that_dies_is_named_and_closing_is_still_possible(tiny_model: 
     assert not replicas_of(psutil.Process())
 
 
-def test_a_replica_that_dies_interrupts_its_run_and_no_other(tiny_model: str, tmp_path: Path) -> None:
+def test_a_replica_that_dies_interrupts_its_run_and_no_other(
+    tiny_model: str, tmp_path: Path, every_progress: None
+) -> None:
     killed = threading.Event()
 
     def kill_one(progress: Progress) -> None:

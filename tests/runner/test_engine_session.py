@@ -1,6 +1,8 @@
 """One session through the real engine: processes, hooks, reference, limit, Run."""
 
 import math
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from labkit.runner.plan import Plan, Progress
 from labkit.runner.session import Session
 from labkit.runner.store import Store
 from labkit.runner.target import Order, TargetOpener
-from tests.conftest import LeftBehind
+from tests.conftest import NURSERY, LeftBehind
 
+WORKER = "labkit.runner.worker"
 RANK = "labkit.optimizations.rank"
 SPEC = WorkloadSpec("tiny", "single_stream", prompt_tokens=8, new_tokens=8)
 
@@ -46,6 +49,27 @@ def test_recipes_of_a_tiny_model_are_measured_and_stored(tiny_model: str, tmp_pa
     assert {fault.code for run in runs for fault in run.faults} <= {"contended", "drift", "unsteady"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+@pytest.mark.parametrize(("effort", "is_forked"), [("glance", True), ("quick", False)])
+def test_only_a_glance_forks_its_workers(
+    tiny_model: str, tmp_path: Path, every_progress: None, effort: str, *, is_forked: bool
+) -> None:
+    cancel, seen = threading.Event(), []
+
+    def note_workers(progress: Progress) -> None:
+        if "opening" not in progress.text:
+            lab = psutil.Process()
+            own = [child for child in lab.children() if WORKER in child.cmdline()]
+            (forked,) = [child.children() for child in lab.children() if NURSERY in child.cmdline()] or [[]]
+            seen.append((len(own), len(forked)))
+            cancel.set()
+
+    plan = Plan(model=tiny_model, spec=SPEC, recipes=("", "kv_cache"), effort=effort)
+    Session(cache_folder=tmp_path).measure(plan, on_progress=note_workers, cancel=cancel)
+    ((own, forked),) = seen
+    assert (own > 0, forked > 0) == (not is_forked, is_forked)
+
+
 def test_requests_without_positions_are_refused_before_a_prompt_is_drawn(tiny_model: str, tmp_path: Path) -> None:
     spec = WorkloadSpec("huge", "server", prompt_tokens=1_000_000, new_tokens=8, num_requests=100_000, rate_per_s=1.0)
     refused = "1000000 prompt and 8 new tokens were asked for; .* holds 256 positions; lower --prompt-tokens"
@@ -65,7 +89,9 @@ def test_a_shared_prefix_is_found_in_every_measured_pass_and_decides_by_the_firs
 ) -> None:
     spec = replace(SPEC, prompt_tokens=40, shared_prefix_tokens=32)
     recipes = ("kv_cache(block_size=16)", "kv_cache(block_size=16) + prefix_cache")
-    plain, keeping = Session(cache_folder=tmp_path).measure(Plan(model=tiny_model, spec=spec, recipes=recipes))
+    plain, keeping = Session(cache_folder=tmp_path).measure(
+        Plan(model=tiny_model, spec=spec, recipes=recipes, effort="glance")
+    )
     assert keeping.metrics["prefix_hit_rate"] == {"value": 32 / 40}
     assert keeping.metrics["prefix_bytes"]["value"] > 0
     assert "prefix_hit_rate" not in plain.metrics
@@ -123,7 +149,7 @@ def test_a_split_model_is_measured_with_its_messages_and_its_bubble(tiny_model: 
 
 
 def test_a_rank_that_dies_interrupts_its_run_and_leaves_no_process(
-    tiny_model: str, tmp_path: Path, left_behind: LeftBehind
+    tiny_model: str, tmp_path: Path, every_progress: None, left_behind: LeftBehind
 ) -> None:
     def of_ranks() -> list[psutil.Process]:
         return [process for process in psutil.Process().children(recursive=True) if RANK in process.cmdline()]
