@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # what it printed when it was committed.
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg
 # Light enough for `make test` to compare what they print; the others it runs at a glance, to see that all of it runs.
-LIGHT := $(addprefix notebooks/,$(addsuffix .ipynb,00_measuring_honestly 05_cpu_and_gpu 11_the_lab))
+LIGHT := $(addprefix notebooks/,$(addsuffix .ipynb,00_measuring_honestly 05_cpu_and_gpu 12_interview))
 HEAVY := $(filter-out $(LIGHT),$(sort $(wildcard notebooks/*.ipynb)))
 # Tests run side by side, each with a core of its own; browsers and lessons run alone, or they would measure each other.
 JOBS ?= 2

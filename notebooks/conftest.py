@@ -7,9 +7,7 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the folder before any kernel starts: kernels inherit the environment, as do processes of one test run."""
-    if hasattr(config, "workerinput"):
-        return
+    """Name the folder before any kernel starts: kernels inherit the environment."""
     folder = tempfile.TemporaryDirectory(prefix="labkit-notebooks-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
     os.environ.update(LABKIT_HOME=folder.name, IPYTHONDIR=f"{folder.name}/ipython")

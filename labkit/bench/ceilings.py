@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from labkit.core.contention import MAX_CONTENTION, is_worth_repeating
 from labkit.core.errors import StoreError
 from labkit.core.machine import machine
 from labkit.core.paths import write_whole
 
 _WIDTHS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
-_CALM = 0.1  # share of core time taken by others above which a measurement is repeated next time
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Ceilings:
     @property
     def is_calm(self) -> bool:
         """Whether they were measured with the machine to themselves, and so may fault a Run that exceeds them."""
-        return self.contention <= _CALM
+        return self.contention <= MAX_CONTENTION
 
     def flops(self, dtype: str) -> float:
         """FLOP per second that no kernel of this dtype exceeds.
@@ -102,7 +102,7 @@ def ceilings(device: str, folder: Path, threads: int | None = None) -> Ceilings:
     """Ceilings of a device of this machine, for this many CPU threads (None: as many as torch uses now).
 
     Measured once, in less than 5 s, and kept in `folder` under the machine's fingerprint. A measurement that other work
-    disturbed is repeated by the next call and the best of both is kept, until one is calm.
+    disturbed is repeated by the next call that finds less of it, and the best of both is kept, until one is calm.
 
     Raises:
         UsageError: no such device here. StoreError: the folder cannot be written.
@@ -112,7 +112,7 @@ def ceilings(device: str, folder: Path, threads: int | None = None) -> Ceilings:
     threads = thread_count() if threads is None else threads
     path = folder / f"ceilings-{machine(device).fingerprint}-{device}-{threads}.json"
     kept = _read(path)
-    if kept is not None and kept.is_calm:
+    if kept is not None and not is_worth_repeating(kept.contention):
         return kept
     measured = measure_ceilings(device, threads=threads)
     if kept is not None:

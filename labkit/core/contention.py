@@ -6,11 +6,14 @@ import math
 import os
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 MAX_CONTENTION = 0.1
 """More than daemons take of all core time, less than half a core of a small machine; what met more is not believed."""
 
+_LOOK_S = 0.1  # ten ticks of the kernel's
+_LASTING_S = 5.0  # a build, which asks for every shape of its matrices
 _STAT = Path("/proc/stat")
 _TASKS = Path("/proc/self/task")
 _IDLE = (3, 4)  # fields of a cpu line: idle, iowait
@@ -43,6 +46,19 @@ class CoreTime:
             return 0.0
         alien_s = (later.busy_s - self.busy_s) - (later.own_s - self.own_s)
         return min(1.0, alien_s / elapsed_s)
+
+
+def is_worth_repeating(contention: float) -> bool:
+    """Whether a measurement that met this contention was disturbed, and others take less than half as much now."""
+    return contention > MAX_CONTENTION and _others_now(int(time.monotonic() / _LASTING_S)) < contention / 2
+
+
+@lru_cache(maxsize=1)
+def _others_now(_period: int) -> float:
+    """Share of core time that others take just now, looked at once in a period."""
+    before = CoreTime.now()
+    time.sleep(_LOOK_S)
+    return before.contention(CoreTime.now())
 
 
 def resolution(num_intervals: int, duration_s: float) -> float:

@@ -3,8 +3,8 @@
 Kernels are timed on the machine and the winner is remembered: in `CHOICES`, which a Run records, and in a file, so that
 the processes of a session, and of the sessions after it, choose alike. Two kernels may be so close that noise decides;
 left to each process, that coin toss would make the same recipe differ from itself. What was timed while others had the
-processor is not remembered in the file: a kernel whose threads wait for each other loses far more to them than one that
-takes turns, and would be thought slow ever after.
+processor is good for as long as they have it, no longer: a kernel whose threads wait for each other loses far more to
+them than one that takes turns, and would be thought slow ever after.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 
-from labkit.core.contention import MAX_CONTENTION, CoreTime
+from labkit.core.contention import CoreTime, is_worth_repeating
 from labkit.core.errors import LabkitError
 from labkit.core.machine import machine
 from labkit.core.paths import cache_folder, write_whole
@@ -68,11 +68,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel that won a probe, and its time in seconds for one layer and this many rows."""
+    """The kernel that won a probe, and its time in seconds for one layer and this many rows.
+
+    `contention` is the share of core time that others took meanwhile.
+    """
 
     kernel: str
     seconds: float
     rows: int
+    contention: float = 0.0
 
     def seconds_of(self, rows: int) -> float:
         """Its time for another number of rows that the same choice serves."""
@@ -86,7 +90,7 @@ CHOICES: dict[Shape, Choice] = {}
 def choose(
     shape: Shape, candidates: Mapping[str, Callable[[Sequence[Layer]], Multiply]], layers: Sequence[Layer], rows: int
 ) -> Choice:
-    """The fastest of the candidates, timed unless this machine remembers.
+    """The fastest of the candidates, timed unless this machine remembers, or would be as busy as it was then.
 
     Args:
         shape: what is multiplied.
@@ -97,11 +101,11 @@ def choose(
     if shape not in CHOICES:
         path = _path()
         kept = _read(path).get(shape.text)
-        if kept is None or kept.kernel not in candidates:
+        if kept is None or kept.kernel not in candidates or is_worth_repeating(kept.contention):
             before = CoreTime.now()
-            kept = Choice(*_probe(shape, candidates, layers), rows)
-            if before.contention(CoreTime.now()) <= MAX_CONTENTION:
-                _write(path, _read(path) | {shape.text: kept})
+            kernel, seconds = _probe(shape, candidates, layers)
+            kept = Choice(kernel, seconds, rows, max(0.0, before.contention(CoreTime.now())))
+            _write(path, _read(path) | {shape.text: kept})
         CHOICES[shape] = kept
     return CHOICES[shape]
 
@@ -160,8 +164,8 @@ def _read(path: Path) -> dict[str, Choice]:
     """What is remembered; nothing where there is no file, or none that can be read: it can be probed again."""
     try:
         return {
-            text: Choice(str(kernel), float(seconds), int(rows))
-            for text, (kernel, seconds, rows) in json.loads(path.read_text()).items()
+            text: Choice(str(kernel), float(seconds), int(rows), float(contention))
+            for text, (kernel, seconds, rows, contention) in json.loads(path.read_text()).items()
         }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -24,9 +24,9 @@ Inbox = queue.SimpleQueue[tuple["WorkerProcess", Event]]
 class WorkerProcess:
     """One child process, by default in a process group of its own, so that all it starts can be ended with it.
 
-    Without `has_own_group` it belongs to the group of this process and is ended with that. A command that is a module of
-    this interpreter's is forked from a nursery that has imported the `preloaded` modules, where the system can. Its
-    events land in `inbox`, the last of them `{"event": "ended"}`, whatever it died of.
+    Without `has_own_group` it belongs to the group of this process and is ended with that. Where modules are to be
+    `preloaded`, a command that runs a module with this interpreter is forked from a nursery that has imported them, if
+    the system can. Its events land in `inbox`, the last of them `{"event": "ended"}`, whatever it died of.
     """
 
     def __init__(

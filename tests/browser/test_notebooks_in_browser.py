@@ -1,5 +1,7 @@
 """Every notebook as a reader opens it: all cells run, in JupyterLab and under Voilà, and nothing complains."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,14 @@ LESSONS = [
 ERRORS = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error'], [data-mime-type$='.stderr']"
 VOILA_S = 240.0
 VOILAS_ICONS = "https://cdn.jsdelivr.net/npm/@fortawesome/"  # its own page asks for them; the panel needs none
+
+
+@pytest.fixture(scope="module", autouse=True)
+def at_a_glance() -> Iterator[None]:
+    """Figures are compared where nothing else runs; here is looked at what a reader sees, at the effort asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_EFFORT", os.environ.get("LABKIT_EFFORT", "glance"))
+        yield
 
 
 @pytest.mark.parametrize("notebook", LESSONS)

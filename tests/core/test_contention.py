@@ -46,3 +46,22 @@ def test_a_thread_that_ends_while_the_clocks_are_read_does_no_harm(monkeypatch, 
     (tmp_path / "7" / "children").mkdir(parents=True)  # is listed and cannot be read, as that of an ended thread
     monkeypatch.setattr(module, "_TASKS", tmp_path)
     assert CoreTime.now().own_s > 0
+
+
+@pytest.mark.parametrize(
+    ("met", "others_now", "is_worth_it"), [(0.05, 0.0, False), (0.5, 0.3, False), (0.5, 0.2, True), (0.12, -0.02, True)]
+)
+def test_what_others_disturbed_is_worth_repeating_when_most_of_them_are_gone(monkeypatch, met, others_now, is_worth_it):
+    monkeypatch.setattr(module, "_others_now", lambda period: others_now)
+    assert module.is_worth_repeating(met) is is_worth_it
+
+
+def test_others_are_looked_for_once_in_a_while(monkeypatch):
+    looks, times_s = [], iter((0.0, 4.9, 5.1))
+    monkeypatch.setattr(module.time, "sleep", looks.append)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(times_s))
+    module._others_now.cache_clear()
+    for _ in range(3):
+        module.is_worth_repeating(0.5)
+    assert len(looks) == 2
+    module._others_now.cache_clear()

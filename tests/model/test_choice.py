@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from labkit.core import contention
 from labkit.model import choice
 from labkit.model.choice import Choice, Multiply, Shape
 
@@ -42,13 +43,21 @@ def test_another_process_chooses_alike_without_timing(fresh_choices: Path) -> No
     assert choose(SHAPE, {"slow": [_never], "fast": [_never]}, 4) == first
 
 
-def test_what_was_timed_among_rivals_for_the_processor_is_not_remembered(
+def test_what_was_timed_among_rivals_for_the_processor_is_remembered_while_they_are_there(
     fresh_choices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice.CoreTime, "contention", lambda *_: 0.5)
-    choose(SHAPE, {"only": [lambda: None]}, 4)
-    assert not list(fresh_choices.glob("kernels-*.json"))
-    assert choice.CHOICES[SHAPE].kernel == "only"
+    others = iter((0.4, 0.1))
+    monkeypatch.setattr(contention, "_others_now", lambda period: next(others))
+    with monkeypatch.context() as busy:
+        busy.setattr(choice.CoreTime, "contention", lambda *_: 0.5)
+        first = choose(SHAPE, {"only": [lambda: None], "other": [lambda: time.sleep(1e-3)]}, 4)
+    choice.CHOICES.clear()  # as in a new process
+    assert choose(SHAPE, {"only": [_never], "other": [_never]}, 4) == first
+    choice.CHOICES.clear()
+    calm = choose(SHAPE, {"only": [lambda: time.sleep(1e-3)], "other": [lambda: None]}, 4)
+    assert (first.contention, calm.contention, calm.kernel) == (0.5, 0.0, "other")
+    choice.CHOICES.clear()
+    assert choose(SHAPE, {"only": [_never], "other": [_never]}, 4) == calm
 
 
 def test_a_choice_that_is_no_candidate_any_more_is_made_again(fresh_choices: Path) -> None:
