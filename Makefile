@@ -12,10 +12,10 @@ LIGHT := $(addprefix notebooks/,$(addsuffix .ipynb,00_measuring_honestly 05_cpu_
 HEAVY := $(filter-out $(LIGHT),$(sort $(wildcard notebooks/*.ipynb)))
 # Tests run side by side, each with a core of its own; browsers and lessons run alone, or they would measure each other.
 JOBS ?= 2
-BESIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+BESIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS)
 # A glance compares nothing, so here lessons may share the machine, and be slowed down by it.
-GLANCE := LABKIT_EFFORT=glance OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
-    --nbval-cell-timeout 600 --numprocesses $(JOBS) --dist loadfile
+GLANCE := LABKIT_EFFORT=glance OMP_WAIT_POLICY=passive $(BESIDE) --dist loadfile \
+    --nbval-lax --nbval-current-env --nbval-cell-timeout 600
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -33,13 +33,13 @@ lab: $(VENV)/.notebooks ## open JupyterLab on notebooks/
 	$(BIN)/labkit lab
 
 test: $(VENV)/.all ## run the tests that take seconds
-	$(BESIDE) -m "not slow and not browser" tests
+	$(BESIDE) --dist worksteal -m "not slow and not browser" tests
 	$(BIN)/python -m pytest -m "not slow and browser" tests
 	$(BIN)/python -m pytest $(NBVAL) $(LIGHT)
 	$(GLANCE) $(HEAVY)
 
 test-full: $(VENV)/.all ## run all tests
-	$(BESIDE) -m "not browser" tests
+	$(BESIDE) --dist worksteal -m "not browser" tests
 	$(BIN)/python -m pytest -m browser tests
 	$(BIN)/python -m pytest $(NBVAL) notebooks
 
