@@ -59,13 +59,19 @@ def left_behind() -> LeftBehind:
     before = psutil.Process().children(recursive=True)
 
     def left() -> list[psutil.Process]:
-        return [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if child not in before and not (child.ppid() == os.getpid() and NURSERY in child.cmdline())
-        ]
+        lab = psutil.Process()
+        nurseries = [child for child in lab.children() if NURSERY in command_of(child)]
+        return [child for child in lab.children(recursive=True) if child not in [*before, *nurseries]]
 
     return left
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line, or nothing where it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 @pytest.fixture

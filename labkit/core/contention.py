@@ -12,8 +12,8 @@ from pathlib import Path
 MAX_CONTENTION = 0.1
 """More than daemons take of all core time, less than half a core of a small machine; what met more is not believed."""
 
-_LOOK_S = 0.1  # ten ticks of the kernel's
-_LASTING_S = 5.0  # a build, which asks for every shape of its matrices
+_LOOK_S = 0.25  # long enough for ticks to tell MAX_CONTENTION from none
+_PERIOD_S = 5.0  # in which one look is enough: a build asks for every shape of its matrices
 _STAT = Path("/proc/stat")
 _TASKS = Path("/proc/self/task")
 _IDLE = (3, 4)  # fields of a cpu line: idle, iowait
@@ -49,8 +49,10 @@ class CoreTime:
 
 
 def is_worth_repeating(contention: float) -> bool:
-    """Whether a measurement that met this contention was disturbed, and others take less than half as much now."""
-    return contention > MAX_CONTENTION and _others_now(int(time.monotonic() / _LASTING_S)) < contention / 2
+    """Whether a measurement that met this contention was disturbed, and others take half as much now, or hardly any."""
+    if contention <= MAX_CONTENTION:
+        return False
+    return _others_now(int(time.monotonic() / _PERIOD_S)) < max(contention / 2, MAX_CONTENTION)
 
 
 @lru_cache(maxsize=1)
@@ -103,7 +105,7 @@ def _own_s() -> float:
             used = child.cpu_times()
         except psutil.NoSuchProcess:  # ended since it was listed; its parent has its time
             continue
-        seconds += used.user + used.system
+        seconds += used.user + used.system + used.children_user + used.children_system
     return seconds
 
 

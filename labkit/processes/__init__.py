@@ -1,1 +1,1 @@
-"""Child processes and the pipes to them: JSON lines, no pickle, and nobody left behind."""
+"""Child processes and the pipes to them: JSON lines, no pickle, and no worker left behind."""

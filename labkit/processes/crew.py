@@ -21,7 +21,7 @@ class Cancelled(Exception):
 
 
 class Crew:
-    """Workers that share one inbox. A context manager: at its end no process is left.
+    """Workers that share one inbox. A context manager: at its end none of them is left, nor what they started.
 
     Args:
         command: starts a worker, with `environment` on top of this process's own.

@@ -1,19 +1,22 @@
-"""Workers that are forked, from a nursery that this process keeps for as long as it lives."""
+"""Workers that are forked from a nursery, which this process keeps for as long as it lives; see `nursery`."""
 
 import atexit
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import IO, Any
 
 from labkit.processes.nursery import receive
 
 _UNREAD = ("LABKIT_", "PYTEST_")  # variables that no library reads while it is imported
+_END_S = 10.0  # of a worker that was killed and has much memory to give back
 
 
 class Child:
@@ -22,35 +25,39 @@ class Child:
     def __init__(self, nursery: "Nursery", pid: int, stdin: IO[str], stdout: IO[str], stderr: IO[str]) -> None:
         self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, stderr
         self._nursery = nursery
+        self._lock = threading.Lock()
         self._status: int | None = None
 
     def kill(self) -> None:
         """Kill it; harmless where it has ended."""
         if self._status is None:  # else the number may be another's by now
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
         """Wait for its end; returns the exit status, negative for a signal."""
-        if self._status is None:
-            self._status = self._nursery.wait(self.pid)
-        return self._status
+        with self._lock:
+            if self._status is None:
+                self._status = self._nursery.wait(self.pid)
+            return self._status
 
 
 class Nursery:
     """A handle on a nursery, started here with `modules` to import in `environment`."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.modules, self._state = tuple(modules), _state(environment)
+        self._modules, self._state = set(modules), _state(environment)
         self._lock = threading.Lock()
         self._unwaited: set[int] = set()
         self._is_retired = False
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                (sys.executable, "-P", "-m", "labkit.processes.nursery", *modules),
-                stdin=theirs.fileno(),
+                (sys.executable, "-P", "-m", "labkit.processes.nursery", str(theirs.fileno()), *modules),
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
                 env=dict(environment),
                 start_new_session=True,  # a key that interrupts this process is not meant for it
             )
@@ -58,26 +65,18 @@ class Nursery:
     def start(self, module: str, environment: Mapping[str, str]) -> Child:
         """Run `module` as `__main__` in a new worker, which leads a process group of its own.
 
+        Waits for the imports of a nursery that was just started.
+
         Raises:
             OSError: the nursery is gone, or the system let it start none.
         """
-        (in_read, in_write), (out_read, out_write), (err_read, err_write) = os.pipe(), os.pipe(), os.pipe()
-        theirs = in_read, out_write, err_write
         request = {"start": module, "environment": dict(environment), "path": sys.path, "folder": os.getcwd()}
-        try:
-            pid = int(self._ask(request, theirs)["pid"])
-        except BaseException:
-            for end in (in_write, out_read, err_read):
-                os.close(end)
-            raise
-        finally:
-            for end in theirs:
-                os.close(end)
+        with ExitStack() as theirs, ExitStack() as ours:
+            pipes = [_pipe(mode, theirs, ours) for mode in ("w", "r", "r")]
+            pid = int(self._ask(request, [end for end, _ in pipes])["pid"])
+            ours.pop_all()  # they stay open
         self._unwaited.add(pid)
-        stdin, stdout, stderr = (
-            os.fdopen(end, mode, encoding="utf-8", errors="replace")
-            for end, mode in ((in_write, "w"), (out_read, "r"), (err_read, "r"))
-        )
+        stdin, stdout, stderr = (file for _, file in pipes)
         return Child(self, pid, stdin, stdout, stderr)
 
     def wait(self, pid: int) -> int:
@@ -85,6 +84,7 @@ class Nursery:
         try:
             return int(self._ask({"wait": pid})["status"])
         except OSError:  # the nursery is gone and only it was told; whoever waits has killed the worker before
+            _await_end(pid)
             return -signal.SIGKILL
         finally:
             self._unwaited.discard(pid)
@@ -106,7 +106,7 @@ class Nursery:
     def can_serve(self, modules: Sequence[str], environment: Mapping[str, str]) -> bool:
         """Whether it lives, has imported all of these, and would have imported the same in this environment."""
         is_alive = self._socket.fileno() >= 0 and self._process.poll() is None
-        return is_alive and set(modules) <= set(self.modules) and _state(environment) == self._state
+        return is_alive and self._modules.issuperset(modules) and _state(environment) == self._state
 
     def _ask(self, request: Mapping[str, Any], files: Sequence[int] = ()) -> dict[str, Any]:
         line = json.dumps(request).encode() + b"\n"
@@ -119,7 +119,7 @@ class Nursery:
                 self._socket.close()
                 raise
         if not received:
-            raise ConnectionError("the nursery has ended")
+            raise BrokenPipeError
         answer: dict[str, Any] = json.loads(received)
         if "error" in answer:
             raise OSError(answer["error"])
@@ -127,20 +127,20 @@ class Nursery:
 
 
 class _Nurseries:
-    """The one that is in use."""
+    """The nursery that is in use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._current: Nursery | None = None
 
-    def get(self, modules: Sequence[str], environment: Mapping[str, str]) -> Nursery:
-        """One that can serve; where the current one cannot, it retires and another is started."""
+    def start(self, module: str, environment: Mapping[str, str], *, preloaded: Sequence[str]) -> Child:
+        """Start a worker; see `Nursery.start`. A nursery that cannot serve retires, and another takes its place."""
         with self._lock:
-            if self._current is None or not self._current.can_serve(modules, environment):
+            if self._current is None or not self._current.can_serve(preloaded, environment):
                 if self._current is not None:
                     self._current.retire()
-                self._current = Nursery(modules, environment)
-            return self._current
+                self._current = Nursery(preloaded, environment)
+            return self._current.start(module, environment)
 
     def close(self) -> None:
         """End it."""
@@ -153,7 +153,7 @@ class _Nurseries:
 
 
 _nurseries = _Nurseries()
-nursery = _nurseries.get
+start = _nurseries.start
 atexit.register(_nurseries.close)
 os.register_at_fork(after_in_child=_nurseries.forget)
 
@@ -162,3 +162,23 @@ def _state(environment: Mapping[str, str]) -> tuple[dict[str, str], set[int]]:
     """What a library may read while it is imported: variables, and the cores that it may use."""
     read = {name: value for name, value in environment.items() if not name.startswith(_UNREAD)}
     return read, os.sched_getaffinity(0)
+
+
+def _pipe(mode: str, theirs: ExitStack, ours: ExitStack) -> tuple[int, IO[str]]:
+    """A worker's end of a pipe and, in this mode, ours; each is closed with its stack."""
+    read, write = os.pipe()
+    end, own = (read, write) if mode == "w" else (write, read)
+    theirs.callback(os.close, end)
+    return end, ours.enter_context(os.fdopen(own, mode, encoding="utf-8", errors="replace"))
+
+
+def _await_end(pid: int) -> None:
+    """Wait until a killed process that is no child of this one has ended."""
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:  # it has, or the system is too old to tell
+        return
+    try:
+        select.select([process], [], [], _END_S)
+    finally:
+        os.close(process)

@@ -1,16 +1,18 @@
 """Nursery: a process that has imported what takes long, and forks workers from itself at once.
 
-    python -P -m labkit.processes.nursery torch
+    python -P -m labkit.processes.nursery 5 torch
 
-Requests come over the socket that is its stdin, one at a time, a JSON line each:
+Requests come over the socket that is file 5 here, one at a time, a JSON line each:
 
-    {start, environment, path, folder} with stdin, stdout and stderr of the worker → {pid} or {error}
-    {wait: pid}                                                                    → {status}
+    {start, environment, path, folder} with stdin, stdout and stderr of the worker → {pid}, or {error}
+    {wait: pid}                                                                    → {status}, or {error}
 
 It ends when the other end of the socket is closed. A worker is what an interpreter of its own would be after these
-imports, except that all of them have the same place in memory; modules of labkit it imports itself.
+imports, except that what is drawn once for an interpreter, places in memory and the seed of hashes, is the same in all
+of them. Modules of labkit it imports itself.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -19,6 +21,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 _CHUNK_BYTES = 2**16
@@ -36,13 +39,13 @@ def receive(sender: socket.socket) -> tuple[bytes, list[int]]:
     return line, files
 
 
-def main(modules: Sequence[str]) -> None:
+def main(file: int, modules: Sequence[str]) -> None:
     """Import the modules, then be a nursery; in each worker, be that."""
+    os.set_inheritable(file, False)
     for module in modules:
         importlib.import_module(module)
-    # a library's pool of threads is no hindrance: it is prepared for forks, which Python cannot know
-    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-    request = _serve(socket.socket(fileno=0))
+    with socket.socket(fileno=file) as parent:
+        request = _serve(parent)
     if request is not None:
         _become(**request)
 
@@ -54,39 +57,47 @@ def _serve(parent: socket.socket) -> dict[str, Any] | None:
         if not line:
             return None
         request: dict[str, Any] = json.loads(line)
-        answer: dict[str, Any]
-        if "wait" in request:
-            answer = {"status": os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])}
-        else:
-            try:
-                pid = os.fork()
-            except OSError as error:
-                answer = {"error": str(error)}
+        try:
+            if "wait" in request:
+                answer: dict[str, Any] = {"status": os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])}
             else:
+                pid = _fork(files)
                 if pid == 0:
-                    _move_in(parent, files)
                     return request
                 answer = {"pid": pid}
+        except OSError as error:
+            answer = {"error": str(error)}
         for file in files:
             os.close(file)
         parent.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def _move_in(parent: socket.socket, files: Sequence[int]) -> None:
-    """Let go of the nursery's files and take those of the worker."""
-    parent.detach()  # its number, 0, is overwritten here
-    for number, file in enumerate(files):
-        os.dup2(file, number)
-        os.close(file)
+def _fork(files: Sequence[int]) -> int:
+    """Fork a worker that leads a process group and has these as its stdin, stdout and stderr; 0 in the worker."""
+    if len(files) != _NUM_FILES:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # which is why a file does not arrive
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with warnings.catch_warnings():
+        # a library's pool of threads is no hindrance: it is prepared for forks, which Python cannot know
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        pid = os.fork()
+    with suppress(OSError):  # on both sides: neither goes on before it is so. Or the worker has ended already
+        os.setpgid(pid, pid)
+    if pid == 0:
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+    return pid
 
 
 def _become(*, start: str, environment: Mapping[str, str], path: Sequence[str], folder: str) -> None:
-    """Run the module as an interpreter would that the parent starts now, in a process group of its own."""
-    os.setsid()
+    """Run the module as an interpreter would that the parent starts now."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[:] = path
+    importlib.invalidate_caches()
     for name in [name for name in sys.modules if name.partition(".")[0] == "labkit"]:
         del sys.modules[name]  # its source may have changed since
     sys.argv = [start]
@@ -94,4 +105,4 @@ def _become(*, start: str, environment: Mapping[str, str], path: Sequence[str], 
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(int(sys.argv[1]), sys.argv[2:])

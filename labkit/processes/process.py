@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from labkit.processes.fork import Child, nursery
+from labkit.processes import fork
 
 _NUM_LOG_LINES = 50
 _JOIN_TIMEOUT_S = 1.0
@@ -24,9 +24,11 @@ Inbox = queue.SimpleQueue[tuple["WorkerProcess", Event]]
 class WorkerProcess:
     """One child process, by default in a process group of its own, so that all it starts can be ended with it.
 
-    Without `has_own_group` it belongs to the group of this process and is ended with that. Where modules are to be
-    `preloaded`, a command that runs a module with this interpreter is forked from a nursery that has imported them, if
-    the system can. Its events land in `inbox`, the last of them `{"event": "ended"}`, whatever it died of.
+    Without `has_own_group` it belongs to the group of this process and is ended with that. Its events land in `inbox`,
+    the last of them `{"event": "ended"}`, whatever it died of.
+
+    A `command` that runs a module with this interpreter is forked from a nursery that has imported the `preloaded`
+    modules, where there are any and the system can. The first such worker waits for these imports.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class WorkerProcess:
         # the worker finds the modules that this process finds, and with -P no others
         found = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         everything = {**os.environ, **found, **(environment or {})}
-        self._process = _forked(command, everything, preloaded) or subprocess.Popen(
+        self._process = (has_own_group and _forked(command, everything, preloaded)) or subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -85,7 +87,7 @@ class WorkerProcess:
         """Kill it, with its process group if it has its own; harmless where nobody is left."""
         try:
             if self._has_own_group:
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)  # which is there before its number is known
             else:
                 self._process.kill()
         except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
@@ -117,12 +119,12 @@ class WorkerProcess:
                 self._log.append(line.strip())
 
 
-def _forked(command: Sequence[str], environment: Mapping[str, str], preloaded: Sequence[str]) -> Child | None:
+def _forked(command: Sequence[str], environment: Mapping[str, str], preloaded: Sequence[str]) -> fork.Child | None:
     """The command as a fork of a nursery, or None where that cannot be had and an interpreter has to be started."""
     *interpreter, module = command
     if not preloaded or interpreter != [sys.executable, "-P", "-m"] or sys.platform != "linux":
         return None
     try:
-        return nursery(preloaded, environment).start(module, environment)
+        return fork.start(module, environment, preloaded=preloaded)
     except OSError:  # what is missing or broken here, the new interpreter will say
         return None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from labkit.processes.fork import Nursery, nursery
+from labkit.processes import fork
+from labkit.processes.crew import Cancelled, Crew
 from labkit.processes.process import Inbox, WorkerProcess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
@@ -27,7 +29,7 @@ from labkit.processes.channel import Channel
 
 def state():
     return {
-        "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgrp(), "session": os.getsid(0),
+        "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgrp(),
         "folder": os.getcwd(), "variable": os.environ.get("LABKIT_OF_A_TEST"), "argv": sys.argv[1:],
         "has_preloaded": "colorsys" in sys.modules, "name": __name__,
         "files": [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")[:-1]],
@@ -71,6 +73,14 @@ def nursery_of(worker: WorkerProcess) -> psutil.Process:
     return parent
 
 
+def wait_for_end(*processes: psutil.Process) -> None:
+    """Wait until all have ended, whether or not their parent has asked for their status."""
+    deadline_s = time.monotonic() + 10
+    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
 def test_it_runs_where_and_with_what_it_was_started(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +91,7 @@ def test_it_runs_where_and_with_what_it_was_started(
     try:
         state = state_of(second, inbox)
         assert nursery_of(first) == nursery_of(second)
-        assert state["pid"] == state["group"] == state["session"] == second.pid
+        assert state["pid"] == state["group"] == second.pid
         assert (state["folder"], state["variable"]) == (str(tmp_path), "said")
         assert (state["name"], state["argv"], state["has_preloaded"]) == ("__main__", [], True)
         assert state_of(first, inbox)["variable"] is None
@@ -105,8 +115,6 @@ def test_its_end_is_told_with_its_status_and_last_words(start: Start) -> None:
 
 
 def test_it_ends_when_nobody_can_ask_it_any_more(start: Start, tmp_path: Path) -> None:
-    inbox: Inbox = queue.SimpleQueue()
-    start(inbox).end()  # so that the module is there
     script = """
         import queue, sys, time
         from labkit.processes.process import WorkerProcess
@@ -124,9 +132,7 @@ def test_it_ends_when_nobody_can_ask_it_any_more(start: Start, tmp_path: Path) -
         forked_from = worker.parent()
         assert forked_from is not None
         lab.kill()
-    psutil.wait_procs([worker, forked_from], timeout=10)
-    assert not worker.is_running()
-    assert not forked_from.is_running()
+    wait_for_end(worker, forked_from)
 
 
 def test_a_nursery_that_died_is_replaced(start: Start) -> None:
@@ -191,14 +197,14 @@ def test_threads_share_a_nursery(start: Start) -> None:
 
 
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted = Nursery(("colorsys",), os.environ)
+    interrupted = fork.Nursery(("colorsys",), os.environ)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr("labkit.processes.fork.receive", interrupt)
+            patch.setattr(fork, "receive", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 interrupted.start("some_worker", os.environ)
         assert not interrupted.can_serve(("colorsys",), os.environ)
@@ -208,10 +214,65 @@ def test_an_answer_that_nobody_waited_for_is_not_taken_for_another(monkeypatch: 
         interrupted.close()
 
 
-def test_modules_that_are_missing_ask_for_another_nursery() -> None:
-    one = nursery(("colorsys",), os.environ)
-    assert nursery((), os.environ) is one
-    assert nursery(("colorsys", "this"), os.environ) is not one
+def test_a_nursery_serves_what_it_has_imported() -> None:
+    one = fork.Nursery(("colorsys", "this"), os.environ)
+    try:
+        assert one.can_serve((), os.environ)
+        assert one.can_serve(("this",), os.environ)
+        assert not one.can_serve(("this", "antigravity"), os.environ)
+        assert one.can_serve(("this",), {**os.environ, "LABKIT_LANG": "zh"})
+        assert not one.can_serve(("this",), {**os.environ, "MALLOC_ARENA_MAX": "2"})
+    finally:
+        one.close()
+    assert not one.can_serve((), os.environ)
+
+
+def test_it_can_be_ended_as_soon_as_it_is_started(start: Start) -> None:
+    inbox: Inbox = queue.SimpleQueue()
+    assert {start(inbox).end() for _ in range(100)} == {-signal.SIGKILL}
+
+
+def test_a_cancelled_crew_ends_though_its_worker_has_hardly_begun(start: Start) -> None:
+    start(queue.SimpleQueue()).end()  # so that the nursery answers at once
+    cancelled = threading.Event()
+    cancelled.set()
+    for _ in range(20):
+        with Crew((sys.executable, "-P", "-m", "some_worker"), {}, cancelled) as crew:
+            worker = crew.start("one", preloaded=("colorsys",))
+            with pytest.raises(Cancelled):
+                crew.ask(worker, "state", timeout_s=30)
+        assert not psutil.pid_exists(worker.pid)
+
+
+def test_a_start_that_fails_leaves_no_file_open(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Path("/proc/self/fd")
+    start(queue.SimpleQueue()).end()
+    before = len(list(own.iterdir()))
+
+    def refuse(*_: object) -> None:
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getcwd", refuse)
+        for _ in range(3):
+            with pytest.raises(OSError):  # noqa: PT011 - it has no text
+                fork.start("some_worker", os.environ, preloaded=("colorsys",))
+    with monkeypatch.context() as patch:
+        patch.setattr(fork.socket, "send_fds", refuse)
+        with pytest.raises(OSError):  # noqa: PT011
+            fork.start("some_worker", os.environ, preloaded=("colorsys",))
+    start(queue.SimpleQueue()).end()
+    assert len(list(own.iterdir())) == before
+
+
+def test_a_worker_that_was_waited_for_elsewhere_does_not_end_the_nursery() -> None:
+    one = fork.Nursery(("colorsys",), os.environ)
+    try:
+        with pytest.raises(OSError, match="No child"):
+            one._ask({"wait": os.getpid()})
+        assert one.can_serve((), os.environ)
+    finally:
+        one.close()
 
 
 def test_requests_of_any_length_arrive(start: Start) -> None:

@@ -21,7 +21,7 @@ from labkit.runner.plan import Plan, Progress
 from labkit.runner.session import Session
 from labkit.runner.store import Store
 from labkit.runner.target import Order, TargetOpener
-from tests.conftest import NURSERY, LeftBehind
+from tests.conftest import NURSERY, LeftBehind, command_of
 
 WORKER = "labkit.runner.worker"
 RANK = "labkit.optimizations.rank"
@@ -59,8 +59,8 @@ def test_only_a_glance_forks_its_workers(
     def note_workers(progress: Progress) -> None:
         if "opening" not in progress.text:
             lab = psutil.Process()
-            own = [child for child in lab.children() if WORKER in child.cmdline()]
-            (forked,) = [child.children() for child in lab.children() if NURSERY in child.cmdline()] or [[]]
+            own = [child for child in lab.children() if WORKER in command_of(child)]
+            forked = [worker for child in lab.children() if NURSERY in command_of(child) for worker in child.children()]
             seen.append((len(own), len(forked)))
             cancel.set()
 
@@ -152,7 +152,7 @@ def test_a_rank_that_dies_interrupts_its_run_and_leaves_no_process(
     tiny_model: str, tmp_path: Path, every_progress: None, left_behind: LeftBehind
 ) -> None:
     def of_ranks() -> list[psutil.Process]:
-        return [process for process in psutil.Process().children(recursive=True) if RANK in process.cmdline()]
+        return [process for process in psutil.Process().children(recursive=True) if RANK in command_of(process)]
 
     def kill_one_while_measuring(progress: Progress) -> None:
         if "block" in progress.text:

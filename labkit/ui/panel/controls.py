@@ -8,6 +8,7 @@ import ipywidgets as widgets
 
 from labkit.core.recipe import KnobValue
 from labkit.optimizations import Optimization, Slot
+from labkit.ui import units
 from labkit.ui.facts import lesson_of
 from labkit.ui.language import knob_name, tr
 from labkit.ui.markup import tag
@@ -39,7 +40,8 @@ class Knobs:
         self._widgets: dict[str, Any] = {spec.name: _knob(kind.name, spec) for spec in fields(kind)}
         for widget in self._widgets.values():
             widget.observe(lambda _: on_change(), "value")
-        self.box = widgets.HBox(list(self._widgets.values()), layout=widgets.Layout(flex_flow="row wrap"))
+        shown = [_readable(widget) if name.endswith("_bytes") else widget for name, widget in self._widgets.items()]
+        self.box = widgets.HBox(shown, layout=widgets.Layout(flex_flow="row wrap"))
 
     def read(self) -> dict[str, KnobValue]:
         """Value of every knob."""
@@ -137,6 +139,13 @@ def controls(slots: Mapping[Slot, Sequence[type[Optimization]]], on_change: OnCh
         else:
             made.append(Pick(slot, kinds, on_change))
     return made
+
+
+def _readable(num_bytes: widgets.BoundedIntText) -> widgets.HBox:
+    """A number of bytes and, beside it, the same in the unit that one would say."""
+    said = widgets.Label(units.size(num_bytes.value))
+    num_bytes.observe(lambda change: setattr(said, "value", units.size(change["new"])), "value")
+    return widgets.HBox([num_bytes, said])
 
 
 def _knob(technique: str, spec: "Field[Any]") -> widgets.Widget:

@@ -101,6 +101,18 @@ def test_an_open_knob_suggests_values_and_takes_any_text(panel: Panel) -> None:
     assert "draft" in panel._message.value
 
 
+def test_a_number_of_bytes_is_said_in_a_unit_beside_it(panel: Panel) -> None:
+    panel.recipe = "kv_cache(budget_bytes=3145728)"
+    (control,) = (control for control in panel._controls if "kv_cache" in control.read())
+    knobs = control._knobs["kv_cache"]  # type: ignore[attr-defined]
+    (pair,) = (shown for shown in knobs.box.children if isinstance(shown, widgets.HBox))
+    number, said = pair.children
+    assert said.value == "3.00 MiB"
+    number.value = 2**36
+    assert said.value == "64.0 GiB"
+    assert "budget_bytes" not in panel.recipe
+
+
 def test_a_saved_prefix_is_named_in_a_field_that_takes_any_text(panel: Panel) -> None:
     panel.recipe = "kv_cache + prefix_cache + preload(prefix='faq')"
     (control,) = (control for control in panel._controls if "preload" in control.read())
