@@ -176,8 +176,10 @@ class _Measurement:
         Others start every worker anew: interpreters of their own have places in memory of their own, so that the luck
         of one is not everyone's, and count the pages of their libraries as theirs.
         """
+        if self._effort.can_compare:
+            return ()
         framework = self._orders[subject].framework
-        return (framework,) if framework in _FORKED and not self._effort.can_compare else ()
+        return (framework,) if framework in _FORKED else ()
 
     def _prove(self, crew: Crew, scout: WorkerProcess) -> None:
         """Have the reference computed, on each device, and note what it says of each recipe's exact part."""
