@@ -47,12 +47,12 @@ class DecoderCost:
     """Sizes that cost follows from; optimizations replace fields.
 
     `linear_bytes` and `head_bytes` are bytes a weight, scales included. `kv_bytes` is bytes of one stored key or value
-    element. `batch` requests run together. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others do.
-    Running requests' keys and values take up to `kv_budget_bytes`. Prompts are computed in chunks of `prefill_chunk`
-    tokens beside the others' decoding; None: each in one step. `prefill_launches` and `decode_launches` operations are
-    dispatched in a layer and step of their phase; a step that `is_compiled` is not replayed on a CPU, and only one that
-    `is_graphed` is on a GPU. `block_size` is tokens in
-    a block of the cache. The first `cached_prompt_tokens` of a prompt are copied from what earlier requests left, which
+    element. `batch` requests run together, or as many as `kv_budget_bytes` hold the keys and values of; what those that
+    are preempted compute twice is not counted. `dtype_is_fixed`: quantized layers compute in `dtype`, whatever others
+    do. Prompts are computed in chunks of `prefill_chunk` tokens beside the others' decoding; None: each in one step.
+    `prefill_launches` and `decode_launches` operations are dispatched in a layer and step of their phase; a step that
+    `is_compiled` is not replayed on a CPU, and only one that `is_graphed` is on a GPU. `block_size` is tokens in a
+    block of the cache. The first `cached_prompt_tokens` of a prompt are copied from what earlier requests left, which
     takes up to `prefix_bytes`.
     `num_linear_parameters` are those of the blocks' linear layers where they differ from what `config` says, `density`
     is the share of them that is not zero, and `num_build_copies` is how many fp32 copies of all weights building holds.
@@ -206,10 +206,23 @@ class DecoderCost:
     def _waves(self) -> tuple[int, int, float]:
         """Requests in a batch, batches one after another, and how many replicas run one at a time on average."""
         num_busy = min(self.replicas, self.spec.num_at_once)
-        width = min(self.batch, -(-self.spec.num_at_once // num_busy))
+        width = min(self.batch, -(-self.spec.num_at_once // num_busy), self._num_fitting())
         num_batches = -(-self.spec.num_requests // width)
         waves = -(-num_batches // num_busy)
         return width, waves, num_batches / waves
+
+    def _num_fitting(self) -> int:
+        """Requests whose blocks the budget holds, one at least: of their full length, as those that start together are
+        given at once, or of what they have halfway through their answers, where blocks are given as they grow."""
+        if not self.is_cached or math.isinf(self.kv_budget_bytes):
+            return self.batch
+        lengths = self.spec.lengths
+        if self.prefill_chunk is None:
+            num_tokens = float(max(each.prompt_tokens + each.new_tokens for each in lengths))
+        else:
+            num_tokens = (self.spec.num_prompt_tokens + self.spec.num_new_tokens / 2) / len(lengths)
+        num_blocks = self.kv_budget_bytes // (self.kv_token_bytes * self.block_size)
+        return max(1, int(num_blocks // math.ceil(num_tokens / self.block_size)))
 
     def _prefill(self, width: int, waves: int, mean_prompt: float, copied: float) -> Phase:
         """All prompts, of each of which so many tokens are copied and the rest is computed."""

@@ -176,6 +176,24 @@ def test_a_closed_loop_forms_batches_of_those_that_are_outstanding() -> None:
     assert widest == two
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "num_blocks", "num_fitting"),
+    [
+        ("static_batching(size=4)", 15, 1),  # of 15 tokens each, in blocks of 2
+        ("static_batching(size=4)", 16, 2),
+        ("continuous_batching(max_batch=4)", 15, 2),  # of 12.5 tokens each, halfway
+        ("continuous_batching(max_batch=4)", 21, 3),
+        ("continuous_batching(max_batch=4)", 6, 1),  # the oldest always runs
+        ("continuous_batching(max_batch=4)", 1000, 4),
+    ],
+)
+def test_a_batch_is_no_wider_than_its_memory(scheduler: str, num_blocks: int, num_fitting: int) -> None:
+    token_bytes = 2 * 2 * 1 * 4 * 4
+    narrow = cost(f"kv_cache(block_size=2, budget_bytes={num_blocks * 2 * token_bytes}) + {scheduler}")
+    as_wide = replace(cost(f"kv_cache(block_size=2) + {scheduler}"), batch=num_fitting)
+    assert narrow.phases() == as_wide.phases()
+
+
 def test_memory_is_that_of_the_longest_request() -> None:
     ranged = replace(SPEC, min_prompt_tokens=1, min_new_tokens=1)
     needs = [recipe_need(Recipe.parse("kv_cache"), CONFIG, spec, device="cpu") for spec in (SPEC, ranged)]
